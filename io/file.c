@@ -1,0 +1,1 @@
+#include "gdn_io.h"

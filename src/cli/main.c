@@ -1,0 +1,72 @@
+#include "cli.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Each subcommand's function is declared beside its row. */
+static const cli_command commands[] = {
+    {NULL, NULL, NULL},
+};
+
+int cli_exit_code(gdn_status status) {
+    switch (status) {
+    case GDN_STATUS_OK:
+        return CLI_OK;
+    case GDN_STATUS_CHECK_FAILED:
+        return CLI_CHECK_FAILED;
+    case GDN_STATUS_INVALID_ARGUMENT:
+    case GDN_STATUS_UNSUPPORTED:
+    case GDN_STATUS_BAD_DATA:
+    case GDN_STATUS_BAD_FILE:
+        return CLI_BAD_INPUT;
+    case GDN_STATUS_NO_BACKEND:
+        return CLI_NO_BACKEND;
+    default:
+        return CLI_FAILED;
+    }
+}
+
+int cli_report(gdn_status status) {
+    const char *line = gdn_last_error();
+    fprintf(stderr, "gdn: %s\n", *line ? line : gdn_status_string(status));
+    return cli_exit_code(status);
+}
+
+int cli_usage(const char *command, const char *format, ...) {
+    va_list args;
+    fprintf(stderr, "gdn %s: ", command);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, " (see gdn %s --help)\n", command);
+    return CLI_BAD_INPUT;
+}
+
+static void print_help(void) {
+    printf("gdn %s: training with Gated DeltaNet\n\nusage: gdn COMMAND [ARGUMENTS]\n\n",
+           GDN_VERSION_STRING);
+    for (const cli_command *c = commands; c->name; ++c)
+        printf("  %-10s %s\n", c->name, c->summary);
+    printf("\ngdn COMMAND --help explains a command and gives an example.\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        fprintf(stderr, "gdn: expected a command (see gdn --help)\n");
+        return CLI_BAD_INPUT;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
+        print_help();
+        return CLI_OK;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("gdn %s\n", GDN_VERSION_STRING);
+        return CLI_OK;
+    }
+    for (const cli_command *c = commands; c->name; ++c)
+        if (!strcmp(argv[1], c->name))
+            return c->run(argc - 1, argv + 1);
+    fprintf(stderr, "gdn: unknown command '%s' (see gdn --help)\n", argv[1]);
+    return CLI_BAD_INPUT;
+}
