@@ -1,1 +1,3 @@
-target_sources(gdn PRIVATE)
+target_sources(gdn PRIVATE
+  ${CMAKE_CURRENT_LIST_DIR}/cpu.c
+  ${CMAKE_CURRENT_LIST_DIR}/gemm.c)
