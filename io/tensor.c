@@ -1,0 +1,313 @@
+/* Datasets: checked before anything is allocated. */
+#include "internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A chunk carries one checksum and is read whole. */
+enum {
+    CHUNK_BYTES = 1 << 20
+};
+
+int64_t gdni_shape_count(const gdni_shape *shape) {
+    int64_t count = 1;
+    for (int32_t i = 0; i < shape->ndim; ++i)
+        count *= shape->dim[i];
+    return count;
+}
+
+/* "[T, Hk, K] = [?, 2, 128]" */
+static void format_shape(const gdni_shape *shape, char *text, size_t size) {
+    size_t used = (size_t)snprintf(text, size, "%s%s[", shape->symbols ? shape->symbols : "",
+                                   shape->symbols ? " = " : "");
+    for (int32_t i = 0; i < shape->ndim && used < size; ++i) {
+        const char *comma = i ? ", " : "";
+        used += (size_t)(shape->dim[i] < 0 ? snprintf(text + used, size - used, "%s?", comma)
+                                           : snprintf(text + used, size - used, "%s%" PRId64, comma,
+                                                      shape->dim[i]));
+    }
+    if (used < size)
+        snprintf(text + used, size - used, "]");
+}
+
+void gdni_format_index(const gdni_shape *shape, int64_t flat, char *text, size_t size) {
+    gdni_shape index = {NULL, shape->ndim, {0}};
+    for (int32_t i = shape->ndim - 1; i >= 0; --i) {
+        index.dim[i] = flat % shape->dim[i];
+        flat /= shape->dim[i];
+    }
+    format_shape(&index, text, size);
+}
+
+/* H5Lexists wants every group on the way to exist. */
+gdn_status gdni_tensor_exists(const gdni_file *file, const char *name, int *exists) {
+    char prefix[256];
+    if (strlen(name) >= sizeof(prefix))
+        return gdni_io_fail(GDN_STATUS_INVALID_ARGUMENT, file->path,
+                            "dataset %.64s...: expected a name of at most %zu bytes", name,
+                            sizeof(prefix) - 1);
+    *exists = 1;
+    for (const char *end = name; *exists && end; end = *end ? end : NULL) {
+        end = strchr(end + (*end == '/'), '/');
+        const size_t length = end ? (size_t)(end - name) : strlen(name);
+        memcpy(prefix, name, length);
+        prefix[length] = '\0';
+        const htri_t found = H5Lexists(file->id, prefix, H5P_DEFAULT);
+        if (found < 0)
+            return gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be looked up",
+                                name);
+        *exists = found > 0;
+        if (!end)
+            break;
+    }
+    return GDN_STATUS_OK;
+}
+
+static const char *class_name(gdni_class type) {
+    switch (type) {
+    case GDNI_REAL:
+        return "float32 or float64";
+    case GDNI_INTEGER:
+        return "integers";
+    default:
+        return "uint8";
+    }
+}
+
+static int one_of(hid_t type, const hid_t *known, size_t count) {
+    for (size_t i = 0; i < count; ++i)
+        if (H5Tequal(type, known[i]) > 0)
+            return 1;
+    return 0;
+}
+
+/* Only the standard types: HDF5 also holds floating-point numbers of odd layouts. */
+static int has_class(hid_t type, gdni_class class) {
+    const hid_t reals[] = {H5T_IEEE_F32LE, H5T_IEEE_F32BE, H5T_IEEE_F64LE, H5T_IEEE_F64BE};
+    const hid_t integers[] = {H5T_STD_I8LE,  H5T_STD_I16LE, H5T_STD_I32LE, H5T_STD_I64LE,
+                              H5T_STD_U8LE,  H5T_STD_U16LE, H5T_STD_U32LE, H5T_STD_U64LE,
+                              H5T_STD_I16BE, H5T_STD_I32BE, H5T_STD_I64BE, H5T_STD_U16BE,
+                              H5T_STD_U32BE, H5T_STD_U64BE};
+    const hid_t bytes[] = {H5T_STD_U8LE, H5T_STD_U8BE};
+    switch (class) {
+    case GDNI_REAL:
+        return one_of(type, reals, 4);
+    case GDNI_INTEGER:
+        return one_of(type, integers, sizeof(integers) / sizeof(integers[0]));
+    default:
+        return one_of(type, bytes, 2);
+    }
+}
+
+static void describe_type(hid_t type, char *text, size_t size) {
+    const int bits = (int)(8 * H5Tget_size(type));
+    switch (H5Tget_class(type)) {
+    case H5T_FLOAT:
+        snprintf(text, size, "a %d-bit floating-point type", bits);
+        break;
+    case H5T_INTEGER:
+        snprintf(text, size, "%sint%d", H5Tget_sign(type) == H5T_SGN_NONE ? "u" : "", bits);
+        break;
+    case H5T_STRING:
+        snprintf(text, size, "strings");
+        break;
+    default:
+        snprintf(text, size, "another type");
+    }
+}
+
+static gdn_status check_shape(const gdni_file *file, const char *name, hid_t space,
+                              gdni_shape *shape) {
+    char expected[160], got[160];
+    hsize_t dim[H5S_MAX_RANK];
+    gdni_shape found = {NULL, 0, {0}};
+    const int ndim = H5Sget_simple_extent_ndims(space);
+    if (ndim < 0 || H5Sget_simple_extent_type(space) == H5S_NULL)
+        return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: it has no shape", name);
+    H5Sget_simple_extent_dims(space, dim, NULL);
+    int match = ndim == shape->ndim;
+    found.ndim = ndim < GDNI_MAX_DIMS ? ndim : GDNI_MAX_DIMS;
+    for (int32_t i = 0; i < found.ndim; ++i) {
+        found.dim[i] = dim[i] > INT64_MAX ? INT64_MAX : (int64_t)dim[i];
+        match = match && (shape->dim[i] < 0 || shape->dim[i] == found.dim[i]);
+    }
+    if (!match) {
+        format_shape(shape, expected, sizeof(expected));
+        format_shape(&found, got, sizeof(got));
+        if (ndim > GDNI_MAX_DIMS)
+            snprintf(got, sizeof(got), "rank %d", ndim);
+        return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
+                            "dataset %s: expected shape %s, found %s", name, expected, got);
+    }
+    memcpy(shape->dim, found.dim, sizeof(found.dim));
+    return GDN_STATUS_OK;
+}
+
+/* A header may declare any size; what is stored cannot exceed the file (times what a filter can
+ * compress), and data that were never written are not data. */
+static gdn_status check_storage(const gdni_file *file, const char *name, hid_t dataset,
+                                size_t element, const gdni_shape *shape) {
+    const int64_t compression = 1100; /* deflate's limit is 1032 */
+    const hid_t properties = H5Dget_create_plist(dataset);
+    const H5D_layout_t layout = H5Pget_layout(properties);
+    const int external = layout == H5D_CONTIGUOUS && H5Pget_external_count(properties) > 0;
+    const int filters = H5Pget_nfilters(properties);
+    int64_t bytes = (int64_t)element, limit = file->bytes;
+    int overflow = filters > 0 && __builtin_mul_overflow(limit, compression, &limit);
+    H5Pclose(properties);
+    if (external || (layout != H5D_COMPACT && layout != H5D_CONTIGUOUS && layout != H5D_CHUNKED))
+        return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
+                            "dataset %s: expected values stored in this file, found external ones",
+                            name);
+    overflow = 0;
+    for (int32_t i = 0; i < shape->ndim; ++i)
+        if (shape->dim[i] == 0)
+            return GDN_STATUS_OK;
+    for (int32_t i = 0; i < shape->ndim; ++i)
+        overflow |= __builtin_mul_overflow(bytes, shape->dim[i], &bytes);
+    if (overflow || bytes > limit) {
+        char declared[160];
+        format_shape(shape, declared, sizeof(declared));
+        return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
+                            "dataset %s: expected values of shape %s, found a file of %" PRId64
+                            " bytes, too few for them",
+                            name, declared, file->bytes);
+    }
+    if (H5Dget_storage_size(dataset) == 0)
+        return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
+                            "dataset %s: expected values, found none written", name);
+    return GDN_STATUS_OK;
+}
+
+/* Opens and checks; *dataset is open only if the result is OK. */
+static gdn_status open_checked(const gdni_file *file, const char *name, gdni_class class,
+                               gdni_shape *shape, hid_t *dataset) {
+    gdn_status status = GDN_STATUS_OK;
+    hid_t type = -1, space = -1;
+    int exists;
+    char found[64];
+    *dataset = -1;
+    GDN_TRY(gdni_tensor_exists(file, name, &exists));
+    if (!exists)
+        return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
+                            "dataset %s: expected one of shape %s, found none", name,
+                            shape->symbols ? shape->symbols : "as asked");
+    *dataset = H5Dopen2(file->id, name, H5P_DEFAULT);
+    if (*dataset < 0)
+        return gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be opened", name);
+    type = H5Dget_type(*dataset);
+    space = H5Dget_space(*dataset);
+    if (type < 0 || space < 0) {
+        status = gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: damaged header", name);
+    } else if (!has_class(type, class)) {
+        describe_type(type, found, sizeof(found));
+        status = gdni_io_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: expected %s, found %s",
+                              name, class_name(class), found);
+    } else {
+        status = check_shape(file, name, space, shape);
+        if (status == GDN_STATUS_OK)
+            status = check_storage(file, name, *dataset, H5Tget_size(type), shape);
+    }
+    if (space >= 0)
+        H5Sclose(space);
+    if (type >= 0)
+        H5Tclose(type);
+    if (status != GDN_STATUS_OK) {
+        H5Dclose(*dataset);
+        *dataset = -1;
+    }
+    return status;
+}
+
+gdn_status gdni_tensor_check(const gdni_file *file, const char *name, gdni_class class,
+                             gdni_shape *shape) {
+    hid_t dataset;
+    GDN_TRY(open_checked(file, name, class, shape, &dataset));
+    H5Dclose(dataset);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_tensor_read(const gdni_file *file, const char *name, gdni_class class,
+                            gdni_shape *shape, hid_t memory_type, void **data) {
+    hid_t dataset;
+    gdn_status status = GDN_STATUS_OK;
+    *data = NULL;
+    GDN_TRY(open_checked(file, name, class, shape, &dataset));
+    const size_t count = (size_t)gdni_shape_count(shape);
+    /* One element at least: NULL means absent. */
+    *data = malloc((count ? count : 1) * H5Tget_size(memory_type));
+    if (!*data)
+        status = gdni_io_fail(GDN_STATUS_OUT_OF_MEMORY, file->path,
+                              "dataset %s: no memory for its %zu elements", name, count);
+    else if (count && H5Dread(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, *data) < 0)
+        status = gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be read", name);
+    H5Dclose(dataset);
+    if (status != GDN_STATUS_OK) {
+        free(*data);
+        *data = NULL;
+    }
+    return status;
+}
+
+gdn_status gdni_check_finite(gdn_status status, const char *path, const char *name,
+                             const gdni_shape *shape, const double *data) {
+    const int64_t count = gdni_shape_count(shape);
+    char index[100];
+    for (int64_t i = 0; i < count; ++i)
+        if (!isfinite(data[i])) {
+            gdni_format_index(shape, i, index, sizeof(index));
+            return gdni_io_fail(status, path, "dataset %s: expected finite values, found %g at %s",
+                                name, data[i], index);
+        }
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_tensor_read_real(const gdni_file *file, const char *name, gdni_shape *shape,
+                                 double **data) {
+    GDN_TRY(gdni_tensor_read(file, name, GDNI_REAL, shape, H5T_NATIVE_DOUBLE, (void **)data));
+    const gdn_status status =
+        gdni_check_finite(GDN_STATUS_BAD_FILE, file->path, name, shape, *data);
+    if (status != GDN_STATUS_OK) {
+        free(*data);
+        *data = NULL;
+    }
+    return status;
+}
+
+gdn_status gdni_tensor_write(const gdni_writer *writer, const char *name, const gdni_shape *shape,
+                             hid_t file_type, hid_t memory_type, const void *data) {
+    gdn_status status = GDN_STATUS_OK;
+    hsize_t dim[GDNI_MAX_DIMS], chunk[GDNI_MAX_DIMS];
+    hsize_t room = CHUNK_BYTES / H5Tget_size(file_type);
+    const int64_t count = gdni_shape_count(shape);
+    for (int32_t i = shape->ndim - 1; i >= 0; --i) {
+        dim[i] = (hsize_t)shape->dim[i];
+        chunk[i] = dim[i] < room ? dim[i] : room;
+        room = chunk[i] ? room / chunk[i] : 0;
+        room = room ? room : 1;
+    }
+    const hid_t space =
+        shape->ndim ? H5Screate_simple(shape->ndim, dim, NULL) : H5Screate(H5S_SCALAR);
+    const hid_t creation = H5Pcreate(H5P_DATASET_CREATE), links = H5Pcreate(H5P_LINK_CREATE);
+    H5Pset_create_intermediate_group(links, 1);
+    if (count && shape->ndim) {
+        H5Pset_chunk(creation, shape->ndim, chunk);
+        H5Pset_fletcher32(creation);
+    }
+    const hid_t dataset =
+        H5Dcreate2(writer->id, name, file_type, space, links, creation, H5P_DEFAULT);
+    if (dataset < 0 ||
+        (count && H5Dwrite(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0))
+        status = gdni_h5_fail(GDN_STATUS_IO_ERROR, writer->target, "dataset %s: cannot be written",
+                              name);
+    if (dataset >= 0 && H5Dclose(dataset) < 0 && status == GDN_STATUS_OK)
+        status = gdni_h5_fail(GDN_STATUS_IO_ERROR, writer->target, "dataset %s: cannot be written",
+                              name);
+    H5Pclose(links);
+    H5Pclose(creation);
+    H5Sclose(space);
+    return status;
+}
