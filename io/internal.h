@@ -67,16 +67,27 @@ gdn_status gdni_file_expect(const gdni_file *file, const char *format);
 /* ---- Writing (write.c) -------------------------------------------------------------------------
  */
 
-/* A file that is being written: HDF5 writes to `temporary`, commit renames it to `target`. */
+/* What HDF5 leaves behind when it closes a file that it built in memory. */
+typedef struct gdni_image {
+    unsigned char *bytes;
+    size_t size;
+} gdni_image;
+
+/*
+ * A file that is being written. HDF5 (1.10) crashes when it has to close a file that it could not
+ * write, so it never sees the disk: it builds the file in memory, and close() writes that image.
+ */
 typedef struct gdni_writer {
     hid_t id;
+    gdni_image *image;
     char *target, *temporary, *directory;
 } gdni_writer;
 
-/* Creates the temporary with its format and version attributes. */
+/* Begins a file with its format and version attributes. */
 gdn_status gdni_writer_open(gdni_writer *writer, const char *path, const char *format);
-/* Flush, sync, rename, sync of the directory if *status is OK; otherwise removes the temporary.
- * Returns the first failure. Releases the writer in any case. */
+/* If status is OK: writes the temporary, syncs it, renames it to the target, syncs the directory;
+ * on a failure removes the temporary. Returns the first failure. Releases the writer in any case.
+ */
 gdn_status gdni_writer_close(gdni_writer *writer, gdn_status status);
 /* Removes the files PREFIX*.tmp.PID of `directory` whose process is dead. */
 void gdni_remove_leftovers(const char *directory, const char *prefix);
