@@ -1,0 +1,29 @@
+/*
+ * |grad| in float64: PARTS sums over ranges that depend on count alone, added in their order.
+ */
+#include "gdn_model.h"
+#include "layer/part.h"
+
+enum {
+    PARTS = 256
+};
+
+#define GDNI_BODY "model/grad_norm_body.h"
+#include "layer/typed.h"
+
+gdn_status gdn_grad_norm_compute(const gdn_context *context, const gdn_grad_norm *part,
+                                 gdn_stream stream) {
+    static const char *const function = "gdn_grad_norm_compute";
+    GDNI_PART_BEGIN(gdn_grad_norm);
+    GDN_TRY(gdni_part_range(function, "count", p.count, 0, INT64_MAX / 16));
+    GDNI_REQUIRE(!isnan(p.max_norm), "%s: max_norm is nan, expected a number", function);
+    if (p.count > 0)
+        GDN_TRY(gdni_part_pointer(function, "grad", p.grad));
+    GDN_TRY(gdni_part_pointer(function, "norm", p.norm));
+    GDN_TRY(gdni_part_pointer(function, "scale", p.scale));
+    const double norm = sqrt(GDNI_PICK(p.dtype, grad_square)(&p, context->threads));
+    *p.norm = norm;
+    /* A norm that is NaN makes the scale NaN: the step must not look like one that was not cut. */
+    *p.scale = p.max_norm <= 0 || norm <= p.max_norm ? 1.0 : p.max_norm / norm;
+    return GDN_STATUS_OK;
+}
