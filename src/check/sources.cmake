@@ -1,1 +1,7 @@
-target_sources(gdn PRIVATE)
+target_sources(gdn PRIVATE
+  ${CMAKE_CURRENT_LIST_DIR}/compare.c
+  ${CMAKE_CURRENT_LIST_DIR}/difference.c
+  ${CMAKE_CURRENT_LIST_DIR}/evaluate.c
+  ${CMAKE_CURRENT_LIST_DIR}/gradcheck_operator.c
+  ${CMAKE_CURRENT_LIST_DIR}/shapes.c
+  ${CMAKE_CURRENT_LIST_DIR}/tolerance.c)

@@ -1,0 +1,63 @@
+/* Runs a layer on float64 host data in any dtype and on any backend. */
+#include "evaluate.h"
+
+#include <string.h>
+
+gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *layer,
+                               const gdni_layer_values *v) {
+    gdn_status status;
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    gdn_layer_weights weights = GDN_LAYER_WEIGHTS_INIT, dweights = GDN_LAYER_WEIGHTS_INIT;
+    gdn_layer_tensors t = GDN_LAYER_TENSORS_INIT;
+    gdni_buffers b = {.count = 0};
+    const gdni_shape x = gdni_layer_activation_shape(layer, "x");
+    const gdni_shape dout = gdni_layer_activation_shape(layer, "dout");
+    const double *no_output = NULL;
+    GDN_TRY(gdn_layer_sizes(context, layer, &sizes));
+
+    GDN_TRY_GOTO(gdni_upload(&b, &x, layer->dtype, v->x, &t.x), cleanup);
+    GDN_TRY_GOTO(gdni_upload(&b, &dout, layer->dtype, v->dout, &t.dout), cleanup);
+    for (int i = 0; i < GDNI_LAYER_WEIGHTS; ++i) {
+        const gdni_shape s = gdni_layer_weight_shape(layer, i);
+        const void *data;
+        GDN_TRY_GOTO(gdni_upload(&b, &s, gdni_layer_weight_dtype(layer->dtype, i),
+                                 *gdni_layer_weight(v->weights, i), &data),
+                     cleanup);
+        *gdni_layer_weight(&weights, i) = (void *)data;
+        GDN_TRY_GOTO(
+            gdni_reserve_output(&b, &s, gdni_layer_weight_dtype(layer->dtype, i),
+                                v->dweights ? *gdni_layer_weight(v->dweights, i) : no_output,
+                                gdni_layer_weight(&dweights, i)),
+            cleanup);
+    }
+    /* Backward reads the activations that forward saved. */
+    GDN_TRY_GOTO(gdni_reserve(&b, (size_t)x.count * gdn_dtype_size(layer->dtype), &t.out), cleanup);
+    memset(t.out, 0xff, (size_t)x.count * gdn_dtype_size(layer->dtype));
+    GDN_TRY_GOTO(gdni_reserve_output(&b, &x, layer->dtype, v->dx, &t.dx), cleanup);
+    if (v->dout)
+        GDN_TRY_GOTO(gdni_reserve(&b, sizes.saved, &t.saved), cleanup);
+    t.workspace_size = sizes.forward_workspace > sizes.backward_workspace
+                           ? sizes.forward_workspace
+                           : sizes.backward_workspace;
+    GDN_TRY_GOTO(gdni_reserve(&b, t.workspace_size, &t.workspace), cleanup);
+    memset(t.workspace, 0xff, t.workspace_size);
+    t.weights = &weights;
+    t.dweights = v->dweights ? &dweights : NULL;
+    t.cu_seqlens = v->cu_seqlens;
+
+    GDN_TRY_GOTO(gdn_layer_forward(context, layer, &t, NULL), cleanup);
+    if (v->dout)
+        GDN_TRY_GOTO(gdn_layer_backward(context, layer, &t, NULL), cleanup);
+    GDN_TRY_GOTO(gdni_download(&x, layer->dtype, t.out, v->out), cleanup);
+    GDN_TRY_GOTO(gdni_download(&x, layer->dtype, t.dx, v->dx), cleanup);
+    for (int i = 0; v->dweights && i < GDNI_LAYER_WEIGHTS; ++i) {
+        const gdni_shape s = gdni_layer_weight_shape(layer, i);
+        GDN_TRY_GOTO(gdni_download(&s, gdni_layer_weight_dtype(layer->dtype, i),
+                                   *gdni_layer_weight(&dweights, i),
+                                   *gdni_layer_weight(v->dweights, i)),
+                     cleanup);
+    }
+cleanup:
+    gdni_release(&b);
+    return status;
+}

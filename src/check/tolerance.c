@@ -1,0 +1,103 @@
+/*
+ * The standing tolerances, on the relative L2 error per head, and how heads are judged by them.
+ *
+ *   dtype       most tensors   dg, dbeta, dh0, A_log, dt_bias   scale error
+ *   fp64        1e-10          1e-10                            1e-10
+ *   fp32        2e-5           4e-5                             2e-5
+ *   bf16, fp16  1e-2           2e-2                             5e-3
+ *
+ * fp64        Two orders of summation of the float64 recurrence differ by 1e-13 or less; 1e-10
+ *             leaves room for a thousand tokens without a gate and finds any wrong term.
+ * fp32        A few hundred roundings of 6e-8 in series (sums over K, over a chunk, over chunks).
+ * bf16, fp16  Operands of 8 bits give 2.3e-3 to 3.5e-3 for dq, dk, dv and up to 4.8e-3 for dbeta
+ * and
+ *             dg; fp16 is computed with the same plan and gets the same bound.
+ * wider ones  One number a token and head, from long sums with cancellation.
+ * scale       Rounding is noise: in <got, want> / <want, want> - 1 it averages out or, where the
+ *             errors of all tokens hang together, as in dg, stays below the L2 error. A wrong factor
+ *             does not. Half of 1e-2, so that a factor that is off by 1% in one head never hides in
+ *             the noise that bf16 is allowed.
+ *
+ * A head of few elements (A_log and dt_bias have one, dg in a sequence of one token too) may be a
+ * sum that cancels, and then its relative error has no bound from the arithmetic. Such tensors are
+ * held to the tolerance as a whole, and each head to that of a wrong factor, which finds 1% in
+ * every dtype. In fp64 the noise is so far below the tolerance that every head keeps it.
+ */
+#include "check.h"
+
+#include <math.h>
+#include <string.h>
+
+static const double WRONG_FACTOR = 5e-3;
+enum {
+    FEW_ELEMENTS = 16
+};
+
+static int is_wide(const char *name) {
+    static const char *const wide[] = {"dg", "dbeta", "dh0", "A_log", "dt_bias"};
+    for (size_t i = 0; i < sizeof(wide) / sizeof(wide[0]); ++i)
+        if (!strcmp(name, wide[i]))
+            return 1;
+    return 0;
+}
+
+double gdn_check_default_tolerance(const char *name, gdn_dtype dtype) {
+    const double twice = name && is_wide(name) ? 2 : 1;
+    switch (dtype) {
+    case GDN_DTYPE_FP64:
+        return 1e-10;
+    case GDN_DTYPE_FP32:
+        return twice * 2e-5;
+    case GDN_DTYPE_BF16:
+    case GDN_DTYPE_FP16:
+        return twice * 1e-2;
+    }
+    return 0;
+}
+
+double gdni_scale_tolerance(gdn_dtype dtype) {
+    switch (dtype) {
+    case GDN_DTYPE_FP64:
+        return 1e-10;
+    case GDN_DTYPE_FP32:
+        return 2e-5;
+    case GDN_DTYPE_BF16:
+    case GDN_DTYPE_FP16:
+        return WRONG_FACTOR;
+    }
+    return 0;
+}
+
+double gdni_tensor_quantum(const char *name, gdn_dtype dtype) {
+    static const char *const in_dtype[] = {"o", "dq", "dk", "dv"};
+    if (dtype == GDN_DTYPE_FP64)
+        return 0x1p-1074;
+    for (size_t i = 0; i < sizeof(in_dtype) / sizeof(in_dtype[0]); ++i)
+        if (!strcmp(name, in_dtype[i]) && dtype != GDN_DTYPE_FP32)
+            return dtype == GDN_DTYPE_BF16 ? 0x1p-133 : 0x1p-24;
+    return 0x1p-149;
+}
+
+gdn_status gdni_compare_standing(const gdni_shape *shape, const double *got, const double *want,
+                                 gdn_dtype dtype, double factor, const char *against,
+                                 gdn_check_report *report) {
+    const double quantum = gdni_tensor_quantum(shape->name, dtype);
+    gdn_check_tensor t = {sizeof(t),
+                          shape->name,
+                          got,
+                          want,
+                          shape->ndim,
+                          {shape->shape[0], shape->shape[1], shape->shape[2], shape->shape[3]},
+                          shape->head_axis,
+                          factor * gdn_check_default_tolerance(shape->name, dtype),
+                          factor * gdni_scale_tolerance(dtype)};
+    const int64_t heads = shape->head_axis < 0 ? 1 : shape->shape[shape->head_axis];
+    if (shape->head_axis >= 0 && heads > 0 && shape->count / heads < FEW_ELEMENTS &&
+        dtype != GDN_DTYPE_FP64) {
+        t.head_axis = -1;
+        GDN_TRY(gdni_compare(&t, quantum, against, report));
+        t.head_axis = shape->head_axis;
+        t.tolerance = t.scale_tolerance = factor * WRONG_FACTOR;
+    }
+    return gdni_compare(&t, quantum, against, report);
+}
