@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# The test command: installs what is missing, builds with and without CUDA, runs the CTest labels cpu and dist, then
+# the same C code under ASan and UBSan. Needs Debian or Ubuntu, root or sudo; no GPU. Under 15 minutes on two cores.
+#
+#   bash tests/run.sh            everything
+#   bash tests/run.sh slow       the long tests too (label slow)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cmake/packages.sh
+
+labels='cpu|dist'
+exclude='slow'
+case "${1-}" in
+'') ;;
+slow) exclude='gpu' ;;
+*)
+    echo "usage: bash tests/run.sh [slow]" >&2
+    exit 2
+    ;;
+esac
+[ "$exclude" = gpu ] && labels='cpu|dist|slow'
+
+step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+
+step "packages"
+install_packages "${gdn_build_packages[@]}" "${gdn_test_packages[@]}"
+
+jobs=$(nproc)
+configure() { # folder, options
+    local folder=$1
+    shift
+    cmake -S . -B "$folder" -DGDN_WERROR=ON "$@" >"$folder.log" 2>&1 || {
+        cat "$folder.log"
+        return 1
+    }
+    sed -n '/libgdn/,$p' "$folder.log" | grep -E 'libgdn|: o|sanit' || true
+}
+compile() { cmake --build "$1" -j "$jobs" -- --no-print-directory -s; }
+mkdir -p build
+
+step "build"
+configure build/test -DGDN_CUDA=OFF
+compile build/test
+
+if command -v nvcc >/dev/null; then
+    step "build with CUDA"
+    configure build/test-cuda -DGDN_CUDA=ON -DGDN_BUILD_TESTS=OFF -DGDN_BUILD_EXAMPLES=OFF
+    compile build/test-cuda
+    build/test-cuda/bin/gdn info
+else
+    step "no nvcc: the CUDA code is not compiled"
+fi
+
+step "tests"
+ctest --test-dir build/test -L "$labels" -LE "$exclude" --output-on-failure --no-tests=error
+
+step "build with ASan and UBSan"
+configure build/test-sanitize -DGDN_CUDA=OFF -DGDN_SANITIZE=address,undefined \
+    -DCMAKE_BUILD_TYPE=RelWithDebInfo -DGDN_BUILD_EXAMPLES=OFF
+compile build/test-sanitize
+
+# Leaks of OpenMP's and HDF5's own pools are not ours to find; everything else stays on.
+step "tests under ASan and UBSan"
+ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    ctest --test-dir build/test-sanitize -L cpu -LE 'slow|unsanitized' --output-on-failure --no-tests=error
+
+step "done"
