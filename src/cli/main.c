@@ -5,7 +5,16 @@
 #include <string.h>
 
 /* Each subcommand's function is declared beside its row. */
+int cli_run(int argc, char **argv);
+int cli_compare(int argc, char **argv);
+int cli_gradcheck(int argc, char **argv);
+int cli_info(int argc, char **argv);
+
 static const cli_command commands[] = {
+    {"run", "run a case file forward and backward", cli_run},
+    {"compare", "compare a result with a reference", cli_compare},
+    {"gradcheck", "check gradients against float64 and finite differences", cli_gradcheck},
+    {"info", "what this build contains and this machine has", cli_info},
     {NULL, NULL, NULL},
 };
 
