@@ -111,7 +111,8 @@ enum {
     GDNI_MAX_DIMS = 4
 };
 
-/* Shape of a dataset. symbols is for messages, such as "[T, Hk, K]"; dim -1 = not known yet. */
+/* Shape of a dataset. symbols is for messages, such as "[T, Hk, K]"; dim or ndim -1 = not known
+ * yet. */
 typedef struct gdni_shape {
     const char *symbols;
     int32_t ndim;
@@ -122,7 +123,11 @@ typedef struct gdni_shape {
 typedef enum gdni_class {
     GDNI_REAL,    /* float32 or float64 */
     GDNI_INTEGER, /* any integer of up to 64 bits that int64 holds */
-    GDNI_BYTES,   /* unsigned 8-bit */
+    GDNI_BYTES,   /* uint8 */
+    GDNI_F32,
+    GDNI_F64,
+    GDNI_I64,
+    GDNI_U64
 } gdni_class;
 
 gdn_status gdni_tensor_exists(const gdni_file *file, const char *name, int *exists);
@@ -133,6 +138,13 @@ gdn_status gdni_tensor_check(const gdni_file *file, const char *name, gdni_class
 /* The same, and reads it into new memory as memory_type. */
 gdn_status gdni_tensor_read(const gdni_file *file, const char *name, gdni_class type,
                             gdni_shape *shape, hid_t memory_type, void **data);
+/* The same into the caller's memory, for a shape whose dims are all known. */
+gdn_status gdni_tensor_read_into(const gdni_file *file, const char *name, gdni_class type,
+                                 gdni_shape *shape, hid_t memory_type, void *data);
+/* Rows [first, first + rows), which the caller has checked, of a dataset of one dim or more. */
+gdn_status gdni_tensor_read_rows(const gdni_file *file, const char *name, gdni_class type,
+                                 gdni_shape *shape, int64_t first, int64_t rows, hid_t memory_type,
+                                 void *data);
 /* Reads float64 and refuses NaN and Inf. */
 gdn_status gdni_tensor_read_real(const gdni_file *file, const char *name, gdni_shape *shape,
                                  double **data);

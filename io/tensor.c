@@ -66,15 +66,10 @@ gdn_status gdni_tensor_exists(const gdni_file *file, const char *name, int *exis
     return GDN_STATUS_OK;
 }
 
-static const char *class_name(gdni_class type) {
-    switch (type) {
-    case GDNI_REAL:
-        return "float32 or float64";
-    case GDNI_INTEGER:
-        return "integers";
-    default:
-        return "uint8";
-    }
+static const char *class_name(gdni_class class) {
+    static const char *const names[] = {
+        "float32 or float64", "integers", "uint8", "float32", "float64", "int64", "uint64"};
+    return names[class];
 }
 
 static int one_of(hid_t type, const hid_t *known, size_t count) {
@@ -87,19 +82,27 @@ static int one_of(hid_t type, const hid_t *known, size_t count) {
 /* Only the standard types: HDF5 also holds floating-point numbers of odd layouts. */
 static int has_class(hid_t type, gdni_class class) {
     const hid_t reals[] = {H5T_IEEE_F32LE, H5T_IEEE_F32BE, H5T_IEEE_F64LE, H5T_IEEE_F64BE};
-    const hid_t integers[] = {H5T_STD_I8LE,  H5T_STD_I16LE, H5T_STD_I32LE, H5T_STD_I64LE,
-                              H5T_STD_U8LE,  H5T_STD_U16LE, H5T_STD_U32LE, H5T_STD_U64LE,
-                              H5T_STD_I16BE, H5T_STD_I32BE, H5T_STD_I64BE, H5T_STD_U16BE,
-                              H5T_STD_U32BE, H5T_STD_U64BE};
-    const hid_t bytes[] = {H5T_STD_U8LE, H5T_STD_U8BE};
+    const hid_t integers[] = {H5T_STD_I8LE,  H5T_STD_U8LE,  H5T_STD_I16LE, H5T_STD_I16BE,
+                              H5T_STD_U16LE, H5T_STD_U16BE, H5T_STD_I32LE, H5T_STD_I32BE,
+                              H5T_STD_U32LE, H5T_STD_U32BE, H5T_STD_I64LE, H5T_STD_I64BE,
+                              H5T_STD_U64LE, H5T_STD_U64BE};
     switch (class) {
     case GDNI_REAL:
         return one_of(type, reals, 4);
     case GDNI_INTEGER:
-        return one_of(type, integers, sizeof(integers) / sizeof(integers[0]));
-    default:
-        return one_of(type, bytes, 2);
+        return one_of(type, integers, 14);
+    case GDNI_BYTES:
+        return one_of(type, integers + 1, 1);
+    case GDNI_F32:
+        return one_of(type, reals, 2);
+    case GDNI_F64:
+        return one_of(type, reals + 2, 2);
+    case GDNI_I64:
+        return one_of(type, integers + 10, 2);
+    case GDNI_U64:
+        return one_of(type, integers + 12, 2);
     }
+    return 0;
 }
 
 static void describe_type(hid_t type, char *text, size_t size) {
@@ -128,8 +131,10 @@ static gdn_status check_shape(const gdni_file *file, const char *name, hid_t spa
     if (ndim < 0 || H5Sget_simple_extent_type(space) == H5S_NULL)
         return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: it has no shape", name);
     H5Sget_simple_extent_dims(space, dim, NULL);
-    int match = ndim == shape->ndim;
     found.ndim = ndim < GDNI_MAX_DIMS ? ndim : GDNI_MAX_DIMS;
+    if (shape->ndim < 0)
+        shape->ndim = found.ndim;
+    int match = ndim == shape->ndim;
     for (int32_t i = 0; i < found.ndim; ++i) {
         found.dim[i] = dim[i] > INT64_MAX ? INT64_MAX : (int64_t)dim[i];
         match = match && (shape->dim[i] < 0 || shape->dim[i] == found.dim[i]);
@@ -146,23 +151,37 @@ static gdn_status check_shape(const gdni_file *file, const char *name, hid_t spa
     return GDN_STATUS_OK;
 }
 
-/* A header may declare any size; what is stored cannot exceed the file (times what a filter can
- * compress), and data that were never written are not data. */
+/* What one byte on file can grow to: deflate's limit is 1032; checksums and shuffling add nothing.
+ */
+static int64_t growth(hid_t properties) {
+    int64_t factor = 1;
+    for (int i = H5Pget_nfilters(properties) - 1; i >= 0; --i) {
+        unsigned flags;
+        size_t values = 0;
+        const H5Z_filter_t filter =
+            H5Pget_filter2(properties, (unsigned)i, &flags, &values, NULL, 0, NULL, NULL);
+        if (filter != H5Z_FILTER_FLETCHER32 && filter != H5Z_FILTER_SHUFFLE)
+            factor = 1100;
+    }
+    return factor;
+}
+
+/* A header may declare any size, but the file bounds what is stored; data that were never written
+ * are not data. */
 static gdn_status check_storage(const gdni_file *file, const char *name, hid_t dataset,
                                 size_t element, const gdni_shape *shape) {
-    const int64_t compression = 1100; /* deflate's limit is 1032 */
     const hid_t properties = H5Dget_create_plist(dataset);
     const H5D_layout_t layout = H5Pget_layout(properties);
     const int external = layout == H5D_CONTIGUOUS && H5Pget_external_count(properties) > 0;
-    const int filters = H5Pget_nfilters(properties);
-    int64_t bytes = (int64_t)element, limit = file->bytes;
-    int overflow = filters > 0 && __builtin_mul_overflow(limit, compression, &limit);
+    int64_t bytes = (int64_t)element, limit;
+    int overflow = 0;
+    if (__builtin_mul_overflow(file->bytes, growth(properties), &limit))
+        limit = INT64_MAX;
     H5Pclose(properties);
     if (external || (layout != H5D_COMPACT && layout != H5D_CONTIGUOUS && layout != H5D_CHUNKED))
         return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
                             "dataset %s: expected values stored in this file, found external ones",
                             name);
-    overflow = 0;
     for (int32_t i = 0; i < shape->ndim; ++i)
         if (shape->dim[i] == 0)
             return GDN_STATUS_OK;
@@ -230,10 +249,27 @@ gdn_status gdni_tensor_check(const gdni_file *file, const char *name, gdni_class
     return GDN_STATUS_OK;
 }
 
+static gdn_status read_all(const gdni_file *file, const char *name, hid_t dataset,
+                           const gdni_shape *shape, hid_t memory_type, void *data) {
+    if (gdni_shape_count(shape) &&
+        H5Dread(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+        return gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be read", name);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_tensor_read_into(const gdni_file *file, const char *name, gdni_class class,
+                                 gdni_shape *shape, hid_t memory_type, void *data) {
+    hid_t dataset;
+    GDN_TRY(open_checked(file, name, class, shape, &dataset));
+    const gdn_status status = read_all(file, name, dataset, shape, memory_type, data);
+    H5Dclose(dataset);
+    return status;
+}
+
 gdn_status gdni_tensor_read(const gdni_file *file, const char *name, gdni_class class,
                             gdni_shape *shape, hid_t memory_type, void **data) {
     hid_t dataset;
-    gdn_status status = GDN_STATUS_OK;
+    gdn_status status;
     *data = NULL;
     GDN_TRY(open_checked(file, name, class, shape, &dataset));
     const size_t count = (size_t)gdni_shape_count(shape);
@@ -242,13 +278,32 @@ gdn_status gdni_tensor_read(const gdni_file *file, const char *name, gdni_class 
     if (!*data)
         status = gdni_io_fail(GDN_STATUS_OUT_OF_MEMORY, file->path,
                               "dataset %s: no memory for its %zu elements", name, count);
-    else if (count && H5Dread(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, *data) < 0)
-        status = gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be read", name);
+    else
+        status = read_all(file, name, dataset, shape, memory_type, *data);
     H5Dclose(dataset);
     if (status != GDN_STATUS_OK) {
         free(*data);
         *data = NULL;
     }
+    return status;
+}
+
+gdn_status gdni_tensor_read_rows(const gdni_file *file, const char *name, gdni_class class,
+                                 gdni_shape *shape, int64_t first, int64_t rows, hid_t memory_type,
+                                 void *data) {
+    hid_t dataset;
+    hsize_t start[GDNI_MAX_DIMS] = {(hsize_t)first}, count[GDNI_MAX_DIMS];
+    gdn_status status = GDN_STATUS_OK;
+    GDN_TRY(open_checked(file, name, class, shape, &dataset));
+    for (int32_t i = 0; i < shape->ndim; ++i)
+        count[i] = (hsize_t)(i ? shape->dim[i] : rows);
+    const hid_t space = H5Dget_space(dataset), memory = H5Screate_simple(shape->ndim, count, NULL);
+    if (H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL) < 0 ||
+        H5Dread(dataset, memory_type, memory, space, H5P_DEFAULT, data) < 0)
+        status = gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be read", name);
+    H5Sclose(memory);
+    H5Sclose(space);
+    H5Dclose(dataset);
     return status;
 }
 
@@ -293,7 +348,9 @@ gdn_status gdni_tensor_write(const gdni_writer *writer, const char *name, const 
         shape->ndim ? H5Screate_simple(shape->ndim, dim, NULL) : H5Screate(H5S_SCALAR);
     const hid_t creation = H5Pcreate(H5P_DATASET_CREATE), links = H5Pcreate(H5P_LINK_CREATE);
     H5Pset_create_intermediate_group(links, 1);
-    if (count && shape->ndim) {
+    if (shape->ndim == 0) {
+        H5Pset_layout(creation, H5D_COMPACT); /* part of the header and its checksum */
+    } else if (count) {
         H5Pset_chunk(creation, shape->ndim, chunk);
         H5Pset_fletcher32(creation);
     }
