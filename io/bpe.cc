@@ -1,12 +1,15 @@
 // SentencePiece behind C functions; no exception leaves this file.
 #include "bpe.h"
 
+extern "C" {
 #include "../src/error.h"
+}
 
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include <sentencepiece_processor.h>
@@ -50,16 +53,38 @@ bool copy_out(const T *data, size_t count, void **out) {
     return *out != nullptr;
 }
 
-std::vector<std::string> split_lines(const char *text, size_t bytes, bool keep_end) {
-    std::vector<std::string> lines;
-    for (size_t first = 0; first < bytes;) {
-        const void *end = std::memchr(text + first, '\n', bytes - first);
-        const size_t last = end ? static_cast<const char *>(end) - text : bytes;
-        lines.emplace_back(text + first, last - first + (end && keep_end));
-        first = last + 1;
+// The lines of a text, with or without their ends.
+class Lines : public sentencepiece::SentenceIterator {
+  public:
+    Lines(const char *text, size_t bytes, bool keep_end)
+        : next_(text), end_(text + bytes), keep_end_(keep_end) {
+        Next();
     }
-    return lines;
-}
+    bool done() const override {
+        return done_;
+    }
+    void Next() override {
+        done_ = next_ == end_;
+        if (done_)
+            return;
+        const void *mark = std::memchr(next_, '\n', end_ - next_);
+        const char *last = mark ? static_cast<const char *>(mark) : end_;
+        line_.assign(next_, last - next_ + (mark && keep_end_));
+        next_ = mark ? last + 1 : end_;
+    }
+    const std::string &value() const override {
+        return line_;
+    }
+    sentencepiece::util::Status status() const override {
+        return sentencepiece::util::Status();
+    }
+
+  private:
+    const char *next_, *end_;
+    const bool keep_end_;
+    bool done_ = false;
+    std::string line_;
+};
 
 std::string piece_bytes(const sentencepiece::SentencePieceProcessor &processor, int id) {
     const std::string &piece = processor.IdToPiece(id);
@@ -79,15 +104,25 @@ gdn_status gdni_bpe_train(const char *path, const char *text, size_t bytes, int3
                           void **model, size_t *model_bytes) {
     return guarded(path, [&] {
         // Every byte stays representable, and nothing is normalised, added or removed.
-        const std::string options =
-            "--model_type=bpe --vocab_size=" + std::to_string(vocab) +
-            " --byte_fallback=true --normalization_rule_name=identity --add_dummy_prefix=false"
-            " --remove_extra_whitespaces=false --hard_vocab_limit=false --num_threads=1"
-            " --bos_id=-1 --eos_id=-1 --pad_id=-1 --unk_id=0 --max_sentence_length=1000000"
-            " --minloglevel=2";
+        const std::unordered_map<std::string, std::string> options = {
+            {"model_type", "bpe"},
+            {"vocab_size", std::to_string(vocab)},
+            {"hard_vocab_limit", "false"},
+            {"byte_fallback", "true"},
+            {"normalization_rule_name", "identity"},
+            {"add_dummy_prefix", "false"},
+            {"remove_extra_whitespaces", "false"},
+            {"unk_id", "0"},
+            {"bos_id", "-1"},
+            {"eos_id", "-1"},
+            {"pad_id", "-1"},
+            {"max_sentence_length", "1000000"},
+            {"num_threads", "1"},
+            {"minloglevel", "2"},
+        };
         std::string trained;
-        const auto status = sentencepiece::SentencePieceTrainer::Train(
-            options, split_lines(text, bytes, false), &trained);
+        Lines lines(text, bytes, false);
+        const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &trained);
         if (!status.ok())
             return fail(path, "expected text and a vocabulary that BPE can be trained on",
                         status.ToString());
@@ -128,9 +163,9 @@ gdn_status gdni_bpe_encode(const gdni_bpe *bpe, const char *path, const char *te
                            int32_t **tokens, int64_t *count) {
     return guarded(path, [&] {
         std::vector<int32_t> all;
-        for (const std::string &line : split_lines(text, bytes, true)) {
+        for (Lines lines(text, bytes, true); !lines.done(); lines.Next()) {
             std::vector<int> ids;
-            const auto status = bpe->processor.Encode(line, &ids);
+            const auto status = bpe->processor.Encode(lines.value(), &ids);
             if (!status.ok())
                 return fail(path, "expected text that BPE can encode", status.ToString());
             all.insert(all.end(), ids.begin(), ids.end());

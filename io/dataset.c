@@ -71,7 +71,7 @@ static gdn_status open_file(const char *path, gdn_io_dataset *d) {
                             "attribute tokenizer: expected byte or bpe, found \"%s\"", tokenizer);
     d->tokenizer = strcmp(tokenizer, "byte") ? GDN_IO_TOKENIZER_BPE : GDN_IO_TOKENIZER_BYTE;
     const int byte = d->tokenizer == GDN_IO_TOKENIZER_BYTE;
-    GDN_TRY(gdni_attr_read_int(&d->file, "vocab", byte ? 256 : 1, byte ? 256 : INT32_MAX, &vocab));
+    GDN_TRY(gdni_attr_read_int(&d->file, "vocab", byte ? 256 : 1, byte ? 256 : 1000000, &vocab));
     d->vocab = (int32_t)vocab;
     for (int split = 0; split < 2; ++split) {
         gdni_shape shape = {"[tokens]", 1, {-1}};

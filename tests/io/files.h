@@ -1,0 +1,105 @@
+/* Files for the tests of gdn_io: a scratch directory, and damage. */
+#ifndef GDN_TEST_FILES_H
+#define GDN_TEST_FILES_H
+
+#include <dirent.h>
+#include <ftw.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gdn_io.h"
+#include "harness.h"
+
+static char files_dir[64];
+
+static inline void files_begin(void) {
+    strcpy(files_dir, "/tmp/gdn-io-XXXXXX");
+    if (!mkdtemp(files_dir)) {
+        perror("mkdtemp");
+        exit(1);
+    }
+}
+
+static inline int files_remove(const char *path, const struct stat *about, int flag,
+                               struct FTW *ftw) {
+    (void)about;
+    (void)flag;
+    (void)ftw;
+    return remove(path);
+}
+
+static inline void files_end(void) {
+    nftw(files_dir, files_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* DIR/name; valid until the fourth call after it. */
+static inline const char *file_in(const char *name) {
+    static char paths[4][512];
+    static int turn;
+    char *path = paths[turn++ % 4];
+    snprintf(path, sizeof(paths[0]), "%s/%s", files_dir, name);
+    return path;
+}
+
+static inline int file_exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
+
+/* Entries of a directory, without . and .. */
+static inline int files_count(const char *path) {
+    int count = 0;
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        count += strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+static inline void file_write(const char *path, const void *data, size_t size) {
+    FILE *f = fopen(path, "wb");
+    if (!f || fwrite(data, 1, size, f) != size || fclose(f)) {
+        perror(path);
+        exit(1);
+    }
+}
+
+static inline long file_size(const char *path) {
+    struct stat about;
+    return stat(path, &about) ? -1 : (long)about.st_size;
+}
+
+/* Inverts one byte. */
+static inline void file_flip(const char *path, long offset) {
+    FILE *f = fopen(path, "r+b");
+    fseek(f, offset, SEEK_SET);
+    const int c = fgetc(f);
+    fseek(f, offset, SEEK_SET);
+    fputc(c ^ 0xff, f);
+    fclose(f);
+}
+
+/* Offset of the first occurrence of a pattern, -1 if there is none. */
+static inline long file_find(const char *path, const void *pattern, size_t size) {
+    const long total = file_size(path);
+    char *bytes = malloc((size_t)total);
+    FILE *f = fopen(path, "rb");
+    long found = -1;
+    if (fread(bytes, 1, (size_t)total, f) == (size_t)total)
+        for (long i = 0; found < 0 && i + (long)size <= total; ++i)
+            if (!memcmp(bytes + i, pattern, size))
+                found = i;
+    fclose(f);
+    free(bytes);
+    return found;
+}
+
+/* One line, naming the file. */
+static inline void check_line(gdn_status status, gdn_status want, const char *what) {
+    const char *line = gdn_last_error();
+    CHECK(status == want, "status %d (%s), expected %d", (int)status, line, (int)want);
+    CHECK(*line && !strchr(line, '\n'), "message '%s'", line);
+    CHECK(strstr(line, what), "message '%s' lacks '%s'", line, what);
+}
+
+#endif /* GDN_TEST_FILES_H */
