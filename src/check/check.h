@@ -108,7 +108,7 @@ typedef struct gdni_difference {
 } gdni_difference;
 
 /* Keeps the larger of row->error and the error of `derivative`, in units of `size`, which is what a
- * random direction gives on average; NaN stays. */
+ * random direction gives on average; NaN stays. Raises row->tolerance to the noise. */
 void gdni_difference_error(gdn_check_row *row, double derivative, const gdni_difference *difference,
                            double size);
 

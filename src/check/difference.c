@@ -6,10 +6,11 @@
  * of u |G|. Three things keep it from <G, d>:
  *
  *   truncation   s^2 L''' / 6: relative 1e-10 at s = 1e-5, more where the recurrence is stiff. The
- *                tolerance of 1e-6 covers it.
+ *                tolerance of 1e-6 covers it. L is affine in q, v and the state: there s = 1.
  *   rounding     Every output carries a few roundings of its own size, which the division by s
- *                magnifies. gdni_difference_noise() estimates it, and a gap below it is no error:
- *                where the gate leaves a gradient of e^-30, the difference knows nothing about it.
+ *                magnifies. gdni_difference_noise() estimates it, and a row's tolerance is not
+ *                below it: where the gate leaves a gradient of e^-30, the difference knows nothing
+ *                about it, and the tolerance of the row says so.
  *   the tested   A gradient with a relative L2 error e has <got - G, d> of N(0, (e u |G|)^2). Six
  *   gradient     standard deviations: what passes against float64 does not fail here by bad luck.
  */
@@ -39,9 +40,12 @@ gdn_check_row gdni_difference_row(const char *name, const char *against, int64_t
 void gdni_difference_error(gdn_check_row *row, double derivative, const gdni_difference *difference,
                            double size) {
     const double gap = fabs(derivative - difference->value);
-    const double error = gap <= difference->noise ? 0 : gap / size;
+    /* A gradient of zeros has no size: nothing beyond the noise may be seen. */
+    const double error = size > 0 ? gap / size : gap <= difference->noise ? 0 : INFINITY;
     if (!isnan(row->error) && !(error <= row->error))
         row->error = error;
+    if (size > 0 && isfinite(difference->noise))
+        row->tolerance = fmax(row->tolerance, difference->noise / size);
 }
 
 double gdni_normal(uint64_t *state) {
@@ -72,8 +76,6 @@ gdn_status gdni_gradcheck_options(const char *function, const gdn_gradcheck_opti
     GDNI_REQUIRE(out->tolerance_factor >= 0 && isfinite(out->tolerance_factor),
                  "%s: tolerance_factor is %g, expected a positive number, or 0 for 1", function,
                  out->tolerance_factor);
-    if (out->step == 0)
-        out->step = 1e-5;
     if (out->tolerance_factor == 0)
         out->tolerance_factor = 1;
     return GDN_STATUS_OK;

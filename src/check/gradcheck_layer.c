@@ -165,7 +165,7 @@ static gdn_status difference_tensor(layer_check *c, int i, const gdn_gradcheck_o
         gdni_difference difference;
         for (int64_t j = 0; j < count; ++j)
             m->direction[j] = unit * gdni_normal(random);
-        GDN_TRY(differentiate(c, i, options->step, m, &difference));
+        GDN_TRY(differentiate(c, i, options->step > 0 ? options->step : 1e-5, m, &difference));
         for (int which = 0; which < 2; ++which)
             if (gradients[which])
                 gdni_difference_error(&rows[which], dot(gradients[which], m->direction, count),

@@ -151,14 +151,24 @@ static double head_dot(const gdni_shape *s, int64_t head, const double *x, const
     return sum;
 }
 
-/* A direction's size in one head: the root mean square of q, k, v and the state; g and beta are
- * numbers of order 1 whatever their values. */
+/* A direction's size in one head: the root mean square of q, k, v and the state. beta is a number
+ * of order 1 whatever its value, and so is the sum of g over all tokens. */
 static double direction_size(const operator_check *c, int i, int64_t head) {
     const gdni_shape *s = &c->shapes[i];
     const double square = head_dot(s, head, c->inputs[i], c->inputs[i]);
-    if (i == G || i == BETA || !(square > 0))
+    if (i == G)
+        return 1 / sqrt((double)(s->shape[0] > 0 ? s->shape[0] : 1));
+    if (i == BETA || !(square > 0))
         return 1;
     return sqrt(square * (double)s->shape[1] / (double)s->count);
+}
+
+/* Where L is affine in the input a central difference is exact at any step. */
+static double step_of(const operator_check *c, int i, const gdn_gradcheck_options *options) {
+    const int affine = i == V || i == H0 || (i == Q && !(c->problem.flags & GDN_FLAG_L2NORM_QK));
+    if (options->step > 0)
+        return options->step;
+    return affine ? 1 : 1e-5;
 }
 
 typedef struct forward_pair {
@@ -233,8 +243,8 @@ static gdn_status difference_input(operator_check *c, int i, const gdn_gradcheck
                 for (int64_t j = (r * heads + h) * inner, end = j + inner; j < end; ++j)
                     m->direction[j] = size * gdni_normal(random);
         }
-        GDN_TRY(
-            differentiate(c, i, m->direction, options->step, &m->pair, m->moved, m->differences));
+        GDN_TRY(differentiate(c, i, m->direction, step_of(c, i, options), &m->pair, m->moved,
+                              m->differences));
         for (int64_t h = 0; h < heads; ++h) {
             const double size =
                 direction_size(c, i, h) * sqrt(head_dot(s, h, c->want[i], c->want[i]));

@@ -37,7 +37,7 @@ static void print_row(const gdn_check_row *r, const char *note) {
         snprintf(scale, sizeof(scale), "%.1e", r->scale_error);
     format_place(r, place);
     if (r->ndim)
-        snprintf(values, sizeof(values), "%.6g, expected %.6g", r->worst_got, r->worst_want);
+        snprintf(values, sizeof(values), "%.9g, expected %.9g", r->worst_got, r->worst_want);
     printf("%-14s %-22s %5s  %8.1e  %9.1e  %8s  %-5s %-18s %s%s\n", r->name, r->against, head,
            r->error, r->tolerance, scale, r->pass ? "ok" : "FAIL", place, values, note);
 }
