@@ -38,8 +38,8 @@ static void head_gradients(const gdni_plan *plan, int64_t chunk, int64_t h, floa
     const gdni_rows v = gdni_rows_v(plan, chunk, h), d_o = gdni_rows_do(plan, chunk, h);
     const gdni_gates *gates = gdni_gates_at(plan, chunk, h);
     const float *S = gdni_entry_state(plan, chunk, h), *dS = gdni_exit_gradient(plan, chunk, h);
-    const float *U = gdni_window(plan, plan->U, chunk, p->Hv, h, C * V);
-    const float *D = gdni_window(plan, plan->D, chunk, p->Hv, h, C * V);
+    const float *U = gdni_delta_at(plan, plan->U, chunk, h);
+    const float *D = gdni_delta_at(plan, plan->D, chunk, h);
     const float *E = gdni_window(plan, plan->E, chunk, p->Hv, h, C * V);
     float *G = scratch->square[0], *W = scratch->square[1]; /* first dP and Z */
     float *part = scratch->rows[2], *dU = scratch->rows[3];
@@ -47,14 +47,14 @@ static void head_gradients(const gdni_plan *plan, int64_t chunk, int64_t h, floa
     double dbeta[GDNI_CHUNK] = {0}, dg[GDNI_CHUNK] = {0};
 
     /* Between tokens. */
-    gdni_sgemm_serial(0, 1, n, n, V, 1, d_o.x, d_o.ld, D, V, 0, G, C);
-    gdni_sgemm_serial(0, 1, n, n, V, 1, E, V, D, V, 0, W, C);
+    gdni_lower_of_product(n, V, d_o.x, d_o.ld, D, V, G);
+    gdni_lower_of_product(n, V, E, V, D, V, W);
     gdni_pair_gradients(n, (float)p->scale, gates,
                         gdni_window(plan, plan->gamma, chunk, p->Hv, h, GDNI_SQUARE),
                         gdni_window(plan, plan->QK, chunk, p->Hk, hk, GDNI_SQUARE),
                         gdni_window(plan, plan->N, chunk, p->Hk, hk, GDNI_SQUARE), G, W, dbeta, dg);
-    gdni_sgemm_serial(0, 0, n, K, n, 1, G, C, k.x, k.ld, 1, dQ, K);
-    gdni_sgemm_serial(1, 0, n, K, n, 1, G, C, q.x, q.ld, 1, dK, K);
+    gdni_lower_times(n, K, G, k.x, k.ld, 1, dQ, K);
+    gdni_lower_transposed_times(n, K, G, q.x, q.ld, 1, dK, K);
     gdni_sgemm_serial(0, 0, n, K, n, 1, W, C, k.x, k.ld, 1, dK, K);
 
     /* Through the states. */
@@ -112,7 +112,7 @@ static void recompute_window(const gdni_plan *plan, int64_t begin, int64_t end) 
     gdni_chain_forward(plan, begin, end);
 }
 
-static void run_window(const gdni_plan *plan, int64_t begin, int64_t end) {
+static void run_window(const gdni_plan *plan, int64_t begin, int64_t end, int have_delta) {
     const int64_t Hk = plan->p->Hk, group = plan->p->Hv / Hk;
     const gdni_scratch scratch = gdni_scratch_of_thread(plan);
 #pragma omp for schedule(dynamic)
@@ -120,7 +120,8 @@ static void run_window(const gdni_plan *plan, int64_t begin, int64_t end) {
         const int64_t chunk = begin + task / Hk, hk = task % Hk;
         gdni_prepare(plan, chunk, hk, 1, &scratch);
         for (int64_t h = hk * group; h < (hk + 1) * group; ++h) {
-            gdni_prepare_delta(plan, chunk, h, &scratch);
+            if (!have_delta)
+                gdni_prepare_delta(plan, chunk, h, &scratch);
             gdni_prepare_gradients(plan, chunk, h, &scratch);
         }
     }
@@ -159,14 +160,15 @@ gdn_status gdni_cpu_backward(const gdn_context *context, const gdn_problem *p, c
     write_rest(p, x);
     gdni_plan first = plan;
     if (!have_states)
-        plan.have_inverse = 1; /* the first pass leaves all inverses behind */
+        plan.have_inverse = 1; /* the first pass leaves T, U and D of all chunks behind */
 #pragma omp parallel num_threads(plan.threads)
     {
         const int previous = gdni_blas_serial_begin();
         for (int64_t begin = 0; !have_states && begin < plan.chunks; begin += plan.window)
             recompute_window(&first, begin, gdni_window_end(&plan, begin));
         for (int64_t windows = gdni_windows(&plan); windows-- > 0;)
-            run_window(&plan, windows * plan.window, gdni_window_end(&plan, windows * plan.window));
+            run_window(&plan, windows * plan.window, gdni_window_end(&plan, windows * plan.window),
+                       !have_states);
         gdni_blas_serial_end(previous);
     }
     return GDN_STATUS_OK;

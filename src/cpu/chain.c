@@ -20,15 +20,18 @@ static int slice_width(int columns, int first) {
 
 /*
  * Columns of one chunk: D = A (V - e^c K S), S' = e^{c_C} S + K^T (e^{c_C - c} D). v.x may be NULL:
- * zeros; to may be S, or NULL.
+ * zeros; U NULL: nobody reads it; to may be S, or NULL.
  */
 static void step_forward(int n, int K, int width, gdni_rows k, gdni_rows v, const gdni_gates *gates,
-                         const float *decayed_T, const float *S, float *D, float *to, int64_t ld,
-                         const gdni_scratch *scratch) {
+                         const float *decayed_T, const float *S, float *U, float *D, float *to,
+                         int64_t ld, const gdni_scratch *scratch) {
     float *R = scratch->rows[0], *x = scratch->rows[1];
-    gdni_sgemm_serial(0, 0, n, width, K, 1, k.x, k.ld, S, ld, 0, R, GDNI_SLICE);
-    gdni_residual(n, width, gates, v.x, v.ld, R, GDNI_SLICE, R, GDNI_SLICE);
-    gdni_sgemm_serial(0, 0, n, width, n, 1, decayed_T, C, R, GDNI_SLICE, 0, D, ld);
+    if (!U)
+        U = R;
+    const int64_t ldu = U == R ? GDNI_SLICE : ld;
+    gdni_sgemm_serial(0, 0, n, width, K, 1, k.x, k.ld, S, ld, 0, U, ldu);
+    gdni_residual(n, width, gates, v.x, v.ld, U, ldu, R, GDNI_SLICE);
+    gdni_lower_times(n, width, decayed_T, R, GDNI_SLICE, 0, D, ld);
     if (!to)
         return;
     gdni_scale_rows(n, width, 1, gates->out, D, ld, x, GDNI_SLICE);
@@ -49,14 +52,15 @@ void gdni_chain_forward(const gdni_plan *plan, int64_t begin, int64_t end) {
             continue; /* inside a run */
         for (int64_t c = first; c < end && (c == first || !plan->chunk[c].first); ++c) {
             gdni_rows v = gdni_rows_v(plan, c, h);
+            float *U = plan->U ? gdni_delta_at(plan, plan->U, c, h) : NULL;
             float *to = gdni_exit_state(plan, c, h);
             v.x += j;
             step_forward(plan->chunk[c].length, p->K, width,
                          gdni_rows_k(plan, c, h / (p->Hv / p->Hk)), v, gdni_gates_at(plan, c, h),
                          gdni_window(plan, plan->decayed_T, c, p->Hv, h, GDNI_SQUARE),
-                         gdni_entry_state(plan, c, h) + j,
-                         gdni_window(plan, plan->D, c, p->Hv, h, C * p->V) + j, to ? to + j : NULL,
-                         p->V, &scratch);
+                         gdni_entry_state(plan, c, h) + j, U ? U + j : NULL,
+                         gdni_delta_at(plan, plan->D, c, h) + j, to ? to + j : NULL, p->V,
+                         &scratch);
         }
     }
 }
@@ -77,7 +81,7 @@ void gdni_chain_transfer(const gdni_plan *plan, int64_t begin, int64_t end, floa
             memcpy(open.beta, gdni_gates_at(plan, c, h)->beta, sizeof(open.beta));
             step_forward(plan->chunk[c].length, p->K, slice_width(p->K, (int)j),
                          gdni_rows_k(plan, c, h / (p->Hv / p->Hk)), none, &open,
-                         gdni_inverse_at(plan, c, h), columns, scratch.rows[2], columns, p->K,
+                         gdni_inverse_at(plan, c, h), columns, NULL, scratch.rows[2], columns, p->K,
                          &scratch);
         }
     }
@@ -93,7 +97,7 @@ static void step_backward(int n, int K, int width, gdni_rows k, const gdni_gates
     float *dD = scratch->rows[0], *dU = scratch->rows[1];
     gdni_sgemm_serial(0, 0, n, width, K, 1, k.x, k.ld, dS_exit, ld, 0, dD, GDNI_SLICE);
     gdni_scale_add_rows(n, width, gates->out, E, ld, dD, GDNI_SLICE);
-    gdni_sgemm_serial(1, 0, n, width, n, 1, decayed_T, C, dD, GDNI_SLICE, 0, E, ld);
+    gdni_lower_transposed_times(n, width, decayed_T, dD, GDNI_SLICE, 0, E, ld);
     if (!dS)
         return;
     gdni_scale_rows(n, width, 1, gates->minus_in, E, ld, dU, GDNI_SLICE);

@@ -59,7 +59,7 @@ typedef struct gdni_plan {
     float *zeros;                   /* [K, V] */
     float *states, *state_gradient; /* [Hv, K, V] at the entry of a chunk */
     float *inverse;                 /* T, [Hv, C, C] */
-    int64_t state_slots, gradient_slots, inverse_slots;
+    int64_t state_slots, gradient_slots, inverse_slots, delta_slots;
     int have_inverse;             /* T is there already */
     float *q, *k, *v, *do_;       /* window: converted tensors; NULL: read them in place */
     float *q_norm, *k_norm;       /* window: [Hk, C], with L2NORM_QK */
@@ -69,7 +69,8 @@ typedef struct gdni_plan {
     gdni_gates *gates;            /* window: [Hv] */
     float *N, *QK;                /* window: [Hk, C, C] */
     float *gamma, *decayed_T, *P; /* window: [Hv, C, C]: Gam, Gam o T, P */
-    float *U, *D, *E;             /* window: [Hv, C, V]; E holds P^T dO until the chain ran */
+    float *E;                     /* window: [Hv, C, V]; holds P^T dO until the chain ran */
+    float *U, *D;                 /* [Hv, C, V]; U in backward only */
     float *scratch;
     size_t scratch_floats; /* of one thread */
 } gdni_plan;
@@ -108,6 +109,10 @@ static inline gdni_gates *gdni_gates_at(const gdni_plan *plan, int64_t chunk, in
 
 static inline float *gdni_inverse_at(const gdni_plan *plan, int64_t chunk, int64_t h) {
     return plan->inverse + ((chunk % plan->inverse_slots) * plan->p->Hv + h) * GDNI_SQUARE;
+}
+
+static inline float *gdni_delta_at(const gdni_plan *plan, float *array, int64_t chunk, int64_t h) {
+    return array + ((chunk % plan->delta_slots) * plan->p->Hv + h) * GDNI_CHUNK * plan->p->V;
 }
 
 static inline int64_t gdni_state_offset(const gdn_problem *p, int64_t row, int64_t h) {
@@ -220,6 +225,15 @@ void gdni_chain_transfer(const gdni_plan *plan, int64_t begin, int64_t end, floa
 
 /* E of each chunk, and dS, from the last chunk to the first. */
 void gdni_chain_backward(const gdni_plan *plan, int64_t begin, int64_t end);
+
+/* Products with lower triangles L, n x n, of ld GDNI_CHUNK; what lies above the diagonal blocks is
+ * neither read nor written. Y = L X + beta Y; Y = L^T X + beta Y; L = lower part of X Y^T. */
+void gdni_lower_times(int n, int width, const float *L, const float *X, int64_t ldx, float beta,
+                      float *Y, int64_t ldy);
+void gdni_lower_transposed_times(int n, int width, const float *L, const float *X, int64_t ldx,
+                                 float beta, float *Y, int64_t ldy);
+void gdni_lower_of_product(int n, int width, const float *X, int64_t ldx, const float *Y,
+                           int64_t ldy, float *L);
 
 /* ---- gdni_cpu_ops ---- */
 

@@ -22,8 +22,8 @@ static void write_output(const gdni_plan *plan, int64_t chunk, int64_t h,
                     decayed_Q, p->K);
     gdni_sgemm_serial(0, 0, n, V, p->K, 1, decayed_Q, p->K, gdni_entry_state(plan, chunk, h), V, 0,
                       o, ld);
-    gdni_sgemm_serial(0, 0, n, V, n, 1, gdni_window(plan, plan->P, chunk, p->Hv, h, GDNI_SQUARE), C,
-                      gdni_window(plan, plan->D, chunk, p->Hv, h, C * V), V, 1, o, ld);
+    gdni_lower_times(n, V, gdni_window(plan, plan->P, chunk, p->Hv, h, GDNI_SQUARE),
+                     gdni_delta_at(plan, plan->D, chunk, h), V, 1, o, ld);
     if (!in_place)
         gdni_store_rows(p->dtype, plan->x->o, at, p->o_strides.token, n, V, o, ld);
 }

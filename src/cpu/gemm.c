@@ -81,8 +81,14 @@ void gdni_blas_serial_end(int previous) {
 void gdni_sgemm_serial(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                        const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
                        float *c, int64_t ldc) {
-    if (m > 0 && n > 0)
-        serial_s(trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    enum {
+        COLUMNS = 64 /* of C at a time: OpenBLAS is a fifth faster where m n k stays below 10^6 */
+    };
+    if (m <= 0)
+        return;
+    for (int64_t j = 0; j < n; j += COLUMNS)
+        serial_s(trans_a, trans_b, m, n - j < COLUMNS ? n - j : COLUMNS, k, alpha, a, lda,
+                 b + j * (trans_b ? ldb : 1), ldb, beta, c + j, ldc);
 }
 
 enum {

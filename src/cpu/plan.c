@@ -71,6 +71,11 @@ static void lay_out_stores(gdni_plan *plan, arena *a, int64_t most) {
         plan->inverse = saved ? saved + (save_states ? most * state : 0) : NULL;
     else
         plan->inverse = take_floats(a, plan->inverse_slots * inverse);
+    plan->delta_slots = plan->pass == GDNI_BACKWARD && !save_states ? most : plan->window;
+    if (plan->pass != GDNI_SEGMENT_BACKWARD)
+        plan->D = take_floats(a, plan->delta_slots * p->Hv * GDNI_CHUNK * p->V);
+    if (plan->pass == GDNI_BACKWARD)
+        plan->U = take_floats(a, plan->delta_slots * p->Hv * GDNI_CHUNK * p->V);
     if (plan->pass == GDNI_BACKWARD || plan->pass == GDNI_SEGMENT_BACKWARD)
         plan->state_gradient = take_floats(a, plan->gradient_slots * state);
 }
@@ -101,9 +106,9 @@ static void lay_out_window(gdni_plan *plan, arena *a) {
     plan->gamma = take_floats(a, v_heads * GDNI_SQUARE);
     plan->decayed_T = take_floats(a, v_heads * GDNI_SQUARE);
     plan->P = take_floats(a, v_heads * GDNI_SQUARE);
-    plan->D = take_floats(a, v_heads * GDNI_CHUNK * p->V);
+
     if (gradients) {
-        plan->U = take_floats(a, v_heads * GDNI_CHUNK * p->V);
+
         plan->E = take_floats(a, v_heads * GDNI_CHUNK * p->V);
     }
 }

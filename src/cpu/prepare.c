@@ -40,10 +40,10 @@ void gdni_prepare(const gdni_plan *plan, int64_t chunk, int64_t hk, int queries,
 
     load(plan, chunk, hk, queries);
     const gdni_rows k = gdni_rows_k(plan, chunk, hk);
-    gdni_sgemm_serial(0, 1, n, n, p->K, 1, k.x, k.ld, k.x, k.ld, 0, N, C);
+    gdni_lower_of_product(n, p->K, k.x, k.ld, k.x, k.ld, N);
     if (queries) {
         const gdni_rows q = gdni_rows_q(plan, chunk, hk);
-        gdni_sgemm_serial(0, 1, n, n, p->K, 1, q.x, q.ld, k.x, k.ld, 0, QK, C);
+        gdni_lower_of_product(n, p->K, q.x, q.ld, k.x, k.ld, QK);
     }
     for (int64_t h = hk * group; h < (hk + 1) * group; ++h) {
         gdni_gates *gates = gdni_gates_at(plan, chunk, h);
@@ -68,12 +68,11 @@ void gdni_prepare_delta(const gdni_plan *plan, int64_t chunk, int64_t h,
     const int n = plan->chunk[chunk].length, V = p->V;
     const gdni_rows k = gdni_rows_k(plan, chunk, h / (p->Hv / p->Hk));
     const gdni_rows v = gdni_rows_v(plan, chunk, h);
-    float *U = gdni_window(plan, plan->U, chunk, p->Hv, h, C * V), *R = scratch->rows[0];
+    float *U = gdni_delta_at(plan, plan->U, chunk, h), *R = scratch->rows[0];
     gdni_sgemm_serial(0, 0, n, V, p->K, 1, k.x, k.ld, gdni_entry_state(plan, chunk, h), V, 0, U, V);
     gdni_residual(n, V, gdni_gates_at(plan, chunk, h), v.x, v.ld, U, V, R, V);
-    gdni_sgemm_serial(0, 0, n, V, n, 1,
-                      gdni_window(plan, plan->decayed_T, chunk, p->Hv, h, GDNI_SQUARE), C, R, V, 0,
-                      gdni_window(plan, plan->D, chunk, p->Hv, h, C * V), V);
+    gdni_lower_times(n, V, gdni_window(plan, plan->decayed_T, chunk, p->Hv, h, GDNI_SQUARE), R, V,
+                     0, gdni_delta_at(plan, plan->D, chunk, h), V);
 }
 
 void gdni_prepare_gradients(const gdni_plan *plan, int64_t chunk, int64_t h,
@@ -84,8 +83,9 @@ void gdni_prepare_gradients(const gdni_plan *plan, int64_t chunk, int64_t h,
     const gdni_rows d_o = gdni_rows_do(plan, chunk, h);
     const gdni_gates *gates = gdni_gates_at(plan, chunk, h);
     float *dS = gdni_entry_gradient(plan, chunk, h), *x = scratch->rows[0];
-    gdni_sgemm_serial(1, 0, n, V, n, 1, gdni_window(plan, plan->P, chunk, p->Hv, h, GDNI_SQUARE), C,
-                      d_o.x, d_o.ld, 0, gdni_window(plan, plan->E, chunk, p->Hv, h, C * V), V);
+    gdni_lower_transposed_times(n, V, gdni_window(plan, plan->P, chunk, p->Hv, h, GDNI_SQUARE),
+                                d_o.x, d_o.ld, 0,
+                                gdni_window(plan, plan->E, chunk, p->Hv, h, C * V), V);
     if (!dS)
         return;
     gdni_scale_rows(n, V, (float)p->scale, gates->in, d_o.x, d_o.ld, x, V);

@@ -7,4 +7,5 @@ target_sources(gdn PRIVATE
   ${CMAKE_CURRENT_LIST_DIR}/gemm.c
   ${CMAKE_CURRENT_LIST_DIR}/plan.c
   ${CMAKE_CURRENT_LIST_DIR}/prepare.c
-  ${CMAKE_CURRENT_LIST_DIR}/segment.c)
+  ${CMAKE_CURRENT_LIST_DIR}/segment.c
+  ${CMAKE_CURRENT_LIST_DIR}/triangle.c)
