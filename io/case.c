@@ -150,15 +150,10 @@ static gdn_status check_case(const char *path, const gdn_io_case *c, const tenso
     return check_gate(bad, path, c);
 }
 
-/* Whether float32 holds every value. */
 static int fits_float(const tensor *list) {
-    for (int i = 0; i < TENSORS; ++i) {
-        const double *data = *list[i].field;
-        const int64_t count = data ? gdni_shape_count(&list[i].shape) : 0;
-        for (int64_t j = 0; j < count; ++j)
-            if ((double)(float)data[j] != data[j])
-                return 0;
-    }
+    for (int i = 0; i < TENSORS; ++i)
+        if (*list[i].field && !gdni_fits_float(*list[i].field, gdni_shape_count(&list[i].shape)))
+            return 0;
     return 1;
 }
 

@@ -67,21 +67,29 @@ GDN_API void gdn_io_result_free(gdn_io_result *r);
 /* ---- Layer cases and results -------------------------------------------------------------------
  */
 
+/* Names of the projections on file; in memory they are those of gdn_layer_weights. */
+typedef enum gdn_io_layer_naming {
+    GDN_IO_QWEN3_5,   /* in_proj_qkv, in_proj_z, in_proj_b, in_proj_a */
+    GDN_IO_QWEN3_NEXT /* in_proj_qkvz, in_proj_ba, rows interleaved per k-head */
+} gdn_io_layer_naming;
+
 typedef struct gdn_io_layer_case {
     size_t size;
     gdn_layer layer; /* shapes, scale, norm_eps; dtype and flags are the caller's */
     double *x, *dout;
     int64_t *cu_seqlens;
     gdn_layer_weights weights; /* float64 */
+    gdn_io_layer_naming naming;
 } gdn_io_layer_case;
 
 typedef struct gdn_io_layer_result {
     size_t size;
-    gdn_layer layer;
+    gdn_layer layer; /* read without gradients: only T, D, Hk and K are known */
     char backend[32], dtype[8], library_version[32];
     int32_t ranks;
     double *out, *dx; /* dx NULL = no gradients */
     gdn_layer_weights dweights;
+    gdn_io_layer_naming naming; /* of the case */
 } gdn_io_layer_result;
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_layer_case_read(const char *path,

@@ -157,6 +157,8 @@ gdn_status gdni_tensor_write(const gdni_writer *writer, const char *name, const 
 /* First element that is not finite: BAD_DATA naming it. */
 gdn_status gdni_check_finite(gdn_status status, const char *path, const char *name,
                              const gdni_shape *shape, const double *data);
+/* Whether float32 holds every value. */
+int gdni_fits_float(const double *data, int64_t count);
 /* "[3, 0, 17]" of a flat index. */
 void gdni_format_index(const gdni_shape *shape, int64_t flat, char *text, size_t size);
 
@@ -169,6 +171,8 @@ gdn_status gdni_read_sequences(const gdni_file *file, int64_t T, int64_t *N, int
 /* Root attributes that results of operators and of layers share (result.c). */
 gdn_status gdni_result_read_about(const gdni_file *file, char backend[32], char dtype[8],
                                   char library_version[32], int32_t *ranks);
+gdn_status gdni_result_check_about(const char *path, const char *backend, const char *dtype,
+                                   const char *library_version, int32_t ranks);
 gdn_status gdni_result_write_about(const gdni_writer *writer, const char *backend,
                                    const char *dtype, const char *library_version, int32_t ranks);
 

@@ -30,19 +30,34 @@ static void list_tensors(gdn_io_result *r, tensor list[TENSORS]) {
     memcpy(list, all, sizeof(all));
 }
 
+static int known_dtype(const char *dtype) {
+    return !strcmp(dtype, "fp64") || !strcmp(dtype, "fp32") || !strcmp(dtype, "bf16") ||
+           !strcmp(dtype, "fp16");
+}
+
 gdn_status gdni_result_read_about(const gdni_file *file, char backend[32], char dtype[8],
                                   char library_version[32], int32_t *ranks) {
     int64_t value;
     GDN_TRY(gdni_attr_read_text(file, "backend", backend, 32));
     GDN_TRY(gdni_attr_read_text(file, "dtype", dtype, 8));
     GDN_TRY(gdni_attr_read_text(file, "library_version", library_version, 32));
-    if (strcmp(dtype, "fp64") && strcmp(dtype, "fp32") && strcmp(dtype, "bf16") &&
-        strcmp(dtype, "fp16"))
+    if (!known_dtype(dtype))
         return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
                             "attribute dtype: expected fp64, fp32, bf16 or fp16, found \"%s\"",
                             dtype);
     GDN_TRY(gdni_attr_read_int(file, "ranks", 1, INT32_MAX, &value));
     *ranks = (int32_t)value;
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_result_check_about(const char *path, const char *backend, const char *dtype,
+                                   const char *library_version, int32_t ranks) {
+    if (!memchr(backend, 0, 32) || !memchr(dtype, 0, 8) || !memchr(library_version, 0, 32) ||
+        !known_dtype(dtype) || ranks < 1)
+        return gdni_io_fail(GDN_STATUS_INVALID_ARGUMENT, path,
+                            "expected terminated backend, dtype and library_version, dtype fp64, "
+                            "fp32, bf16 or fp16, and ranks >= 1, found dtype \"%.7s\", ranks %d",
+                            dtype, ranks);
     return GDN_STATUS_OK;
 }
 
@@ -140,11 +155,12 @@ gdn_status gdn_io_result_read(const char *path, gdn_io_result *out) {
 /* What could not be read back is not written: a run whose values overflowed has failed. */
 static gdn_status check_result(const char *path, gdn_io_result *r, const tensor *list) {
     const gdn_status bad = GDN_STATUS_INVALID_ARGUMENT;
-    if (r->T < 0 || r->N < 1 || r->Hk < 1 || r->Hv < 1 || r->K < 1 || r->V < 1 || r->ranks < 1)
+    if (r->T < 0 || r->N < 1 || r->Hk < 1 || r->Hv < 1 || r->K < 1 || r->V < 1)
         return gdni_io_fail(bad, path,
-                            "expected T >= 0 and N, Hk, Hv, K, V, ranks >= 1, found %" PRId64
-                            ", %" PRId64 ", %d, %d, %d, %d, %d",
-                            r->T, r->N, r->Hk, r->Hv, r->K, r->V, r->ranks);
+                            "expected T >= 0 and N, Hk, Hv, K, V >= 1, found %" PRId64 ", %" PRId64
+                            ", %d, %d, %d, %d",
+                            r->T, r->N, r->Hk, r->Hv, r->K, r->V);
+    GDN_TRY(gdni_result_check_about(path, r->backend, r->dtype, r->library_version, r->ranks));
     if (!r->o)
         return gdni_io_fail(bad, path, "dataset o: expected values, found NULL");
     for (int i = 0; i < TENSORS; ++i) {

@@ -320,6 +320,13 @@ gdn_status gdni_check_finite(gdn_status status, const char *path, const char *na
     return GDN_STATUS_OK;
 }
 
+int gdni_fits_float(const double *data, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        if ((double)(float)data[i] != data[i])
+            return 0;
+    return 1;
+}
+
 gdn_status gdni_tensor_read_real(const gdni_file *file, const char *name, gdni_shape *shape,
                                  double **data) {
     GDN_TRY(gdni_tensor_read(file, name, GDNI_REAL, shape, H5T_NATIVE_DOUBLE, (void **)data));
