@@ -31,14 +31,14 @@ static void conv1d(const char *name, gdn_conv1d shape, int halo) {
                       1e-8,
                       1e-6,
                       6,
-                      {{AT(x), PART_INPUT, NULL, T, C, xs},
-                       {AT(weight), PART_INPUT, NULL, C, W, 0},
-                       {AT(y), PART_OUTPUT, NULL, T, C, ys},
-                       {AT(dy), PART_COTANGENT, "y", T, C, ys},
-                       {AT(dx), PART_GRADIENT, "x", T, C, xs},
-                       {AT(dweight), PART_PARAM_GRADIENT, "weight", C, W, 0}}};
-    const part_field with_halo[] = {{AT(halo), PART_INPUT, NULL, W - 1, C, 0},
-                                    {AT(dhalo), PART_GRADIENT, "halo", W - 1, C, 0}};
+                      {{AT(x), PART_INPUT, NULL, T, C, xs, 0},
+                       {AT(weight), PART_INPUT, NULL, C, W, 0, 0},
+                       {AT(y), PART_OUTPUT, NULL, T, C, ys, 0},
+                       {AT(dy), PART_COTANGENT, "y", T, C, ys, 0},
+                       {AT(dx), PART_GRADIENT, "x", T, C, xs, 0},
+                       {AT(dweight), PART_PARAM_GRADIENT, "weight", C, W, 0, 0}}};
+    const part_field with_halo[] = {{AT(halo), PART_INPUT, NULL, W - 1, C, 0, 0},
+                                    {AT(dhalo), PART_GRADIENT, "halo", W - 1, C, 0, 0}};
     if (halo) {
         memcpy(test.field + test.fields, with_halo, sizeof(with_halo));
         test.fields += 2;
@@ -150,10 +150,10 @@ static void l2norm(const char *name, gdn_l2norm shape) {
                             1e-8,
                             1e-6,
                             4,
-                            {{AT(x), PART_INPUT, NULL, T, HK, xs},
-                             {AT(y), PART_OUTPUT, NULL, T, HK, ys},
-                             {AT(dy), PART_COTANGENT, "y", T, HK, ys},
-                             {AT(dx), PART_GRADIENT, "x", T, HK, xs}}};
+                            {{AT(x), PART_INPUT, NULL, T, HK, xs, 0},
+                             {AT(y), PART_OUTPUT, NULL, T, HK, ys, 0},
+                             {AT(dy), PART_COTANGENT, "y", T, HK, ys, 0},
+                             {AT(dx), PART_GRADIENT, "x", T, HK, xs, 0}}};
     part_check(&test, 7);
 }
 #undef TYPE
@@ -171,18 +171,18 @@ static void gate(const char *name, int64_t T, int32_t H) {
                             1e-8,
                             1e-6,
                             12,
-                            {{AT(a), PART_INPUT, NULL, T, H, 0},
-                             {AT(b), PART_INPUT, NULL, T, H, 0},
-                             {AT(A_log), PART_INPUT, NULL, 1, H, 0},
-                             {AT(dt_bias), PART_INPUT, NULL, 1, H, 0},
-                             {AT(g), PART_OUTPUT, NULL, T, H, 0},
-                             {AT(beta), PART_OUTPUT, NULL, T, H, 0},
-                             {AT(dg), PART_COTANGENT, "g", T, H, 0},
-                             {AT(dbeta), PART_COTANGENT, "beta", T, H, 0},
-                             {AT(da), PART_GRADIENT, "a", T, H, 0},
-                             {AT(db), PART_GRADIENT, "b", T, H, 0},
-                             {AT(dA_log), PART_PARAM_GRADIENT, "A_log", 1, H, 0},
-                             {AT(ddt_bias), PART_PARAM_GRADIENT, "dt_bias", 1, H, 0}}};
+                            {{AT(a), PART_INPUT, NULL, T, H, 0, 0},
+                             {AT(b), PART_INPUT, NULL, T, H, 0, 0},
+                             {AT(A_log), PART_INPUT, NULL, 1, H, 0, 0},
+                             {AT(dt_bias), PART_INPUT, NULL, 1, H, 0, 0},
+                             {AT(g), PART_OUTPUT, NULL, T, H, 0, 0},
+                             {AT(beta), PART_OUTPUT, NULL, T, H, 0, 0},
+                             {AT(dg), PART_COTANGENT, "g", T, H, 0, 0},
+                             {AT(dbeta), PART_COTANGENT, "beta", T, H, 0, 0},
+                             {AT(da), PART_GRADIENT, "a", T, H, 0, 0},
+                             {AT(db), PART_GRADIENT, "b", T, H, 0, 0},
+                             {AT(dA_log), PART_PARAM_GRADIENT, "A_log", 1, H, 0, 0},
+                             {AT(ddt_bias), PART_PARAM_GRADIENT, "dt_bias", 1, H, 0, 0}}};
     part_check(&test, 11);
 }
 #undef TYPE
@@ -242,14 +242,14 @@ static void gated_rmsnorm(const char *name, int64_t T, int32_t H, int32_t V) {
                             1e-8,
                             1e-6,
                             8,
-                            {{AT(x), PART_INPUT, NULL, T, HV, 0},
-                             {AT(z), PART_INPUT, NULL, T, HV, 0},
-                             {AT(weight), PART_INPUT, NULL, 1, V, 0},
-                             {AT(y), PART_OUTPUT, NULL, T, HV, 0},
-                             {AT(dy), PART_COTANGENT, "y", T, HV, 0},
-                             {AT(dx), PART_GRADIENT, "x", T, HV, 0},
-                             {AT(dz), PART_GRADIENT, "z", T, HV, 0},
-                             {AT(dweight), PART_PARAM_GRADIENT, "weight", 1, V, 0}}};
+                            {{AT(x), PART_INPUT, NULL, T, HV, 0, 0},
+                             {AT(z), PART_INPUT, NULL, T, HV, 0, 0},
+                             {AT(weight), PART_INPUT, NULL, 1, V, 0, 0},
+                             {AT(y), PART_OUTPUT, NULL, T, HV, 0, 0},
+                             {AT(dy), PART_COTANGENT, "y", T, HV, 0, 0},
+                             {AT(dx), PART_GRADIENT, "x", T, HV, 0, 0},
+                             {AT(dz), PART_GRADIENT, "z", T, HV, 0, 0},
+                             {AT(dweight), PART_PARAM_GRADIENT, "weight", 1, V, 0, 0}}};
     part_check(&test, 13);
 }
 #undef TYPE

@@ -29,12 +29,12 @@ static void linear(const char *name, int64_t T, int32_t in, int32_t out) {
                             1e-8,
                             1e-6,
                             6,
-                            {{AT(x), PART_INPUT, NULL, T, in, 0},
-                             {AT(weight), PART_INPUT, NULL, out, in, 0},
-                             {AT(y), PART_OUTPUT, NULL, T, out, 0},
-                             {AT(dy), PART_COTANGENT, "y", T, out, 0},
-                             {AT(dx), PART_GRADIENT, "x", T, in, 0},
-                             {AT(dweight), PART_PARAM_GRADIENT, "weight", out, in, 0}}};
+                            {{AT(x), PART_INPUT, NULL, T, in, 0, 0},
+                             {AT(weight), PART_INPUT, NULL, out, in, 0, 0},
+                             {AT(y), PART_OUTPUT, NULL, T, out, 0, 0},
+                             {AT(dy), PART_COTANGENT, "y", T, out, 0, 0},
+                             {AT(dx), PART_GRADIENT, "x", T, in, 0, 0},
+                             {AT(dweight), PART_PARAM_GRADIENT, "weight", out, in, 0, 0}}};
     part_check(&test, 3);
 }
 #undef TYPE
@@ -78,10 +78,10 @@ static void embedding(const char *name, int64_t T, int32_t vocab, int32_t D) {
                             1e-8,
                             1e-6,
                             4,
-                            {{AT(weight), PART_INPUT, NULL, vocab, D, 0},
-                             {AT(y), PART_OUTPUT, NULL, T, D, 0},
-                             {AT(dy), PART_COTANGENT, "y", T, D, 0},
-                             {AT(dweight), PART_PARAM_GRADIENT, "weight", vocab, D, 0}}};
+                            {{AT(weight), PART_INPUT, NULL, vocab, D, 0, 0},
+                             {AT(y), PART_OUTPUT, NULL, T, D, 0, 0},
+                             {AT(dy), PART_COTANGENT, "y", T, D, 0, 0},
+                             {AT(dweight), PART_PARAM_GRADIENT, "weight", vocab, D, 0, 0}}};
     part_check(&test, 5);
 }
 #undef TYPE
@@ -100,15 +100,15 @@ static void rmsnorm(const char *name, int64_t T, int32_t D, int residual) {
                       1e-8,
                       1e-6,
                       6,
-                      {{AT(x), PART_INPUT, NULL, T, D, 0},
-                       {AT(weight), PART_INPUT, NULL, 1, D, 0},
-                       {AT(y), PART_OUTPUT, NULL, T, D, 0},
-                       {AT(dy), PART_COTANGENT, "y", T, D, 0},
-                       {AT(dx), PART_GRADIENT, "x", T, D, 0},
-                       {AT(dweight), PART_PARAM_GRADIENT, "weight", 1, D, 0}}};
-    const part_field with_residual[] = {{AT(residual), PART_INPUT, NULL, T, D, 0},
-                                        {AT(h), PART_OUTPUT, NULL, T, D, 0},
-                                        {AT(dh), PART_COTANGENT, "h", T, D, 0}};
+                      {{AT(x), PART_INPUT, NULL, T, D, 0, 0},
+                       {AT(weight), PART_INPUT, NULL, 1, D, 0, 0},
+                       {AT(y), PART_OUTPUT, NULL, T, D, 0, 0},
+                       {AT(dy), PART_COTANGENT, "y", T, D, 0, 0},
+                       {AT(dx), PART_GRADIENT, "x", T, D, 0, 0},
+                       {AT(dweight), PART_PARAM_GRADIENT, "weight", 1, D, 0, 0}}};
+    const part_field with_residual[] = {{AT(residual), PART_INPUT, NULL, T, D, 0, 0},
+                                        {AT(h), PART_OUTPUT, NULL, T, D, 0, 0},
+                                        {AT(dh), PART_COTANGENT, "h", T, D, 0, 0}};
     if (residual) {
         memcpy(test.field + test.fields, with_residual, sizeof(with_residual));
         test.fields += 3;
@@ -130,10 +130,10 @@ static void swiglu(const char *name, int64_t T, int32_t F) {
                             1e-8,
                             1e-6,
                             4,
-                            {{AT(x), PART_INPUT, NULL, T, 2 * F, 0},
-                             {AT(y), PART_OUTPUT, NULL, T, F, 0},
-                             {AT(dy), PART_COTANGENT, "y", T, F, 0},
-                             {AT(dx), PART_GRADIENT, "x", T, 2 * F, 0}}};
+                            {{AT(x), PART_INPUT, NULL, T, 2 * F, 0, 0},
+                             {AT(y), PART_OUTPUT, NULL, T, F, 0, 0},
+                             {AT(dy), PART_COTANGENT, "y", T, F, 0, 0},
+                             {AT(dx), PART_GRADIENT, "x", T, 2 * F, 0, 0}}};
     part_check(&test, 19);
 }
 #undef TYPE
