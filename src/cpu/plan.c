@@ -36,6 +36,11 @@ static int64_t largest(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
+/* Floats of one of a thread's row buffers: a chunk's rows of q or v, or of a slice of columns. */
+static int64_t row_block(const gdn_problem *p) {
+    return GDNI_CHUNK * largest(GDNI_SLICE, largest(p->K, p->V));
+}
+
 size_t gdni_plan_saved(const gdn_problem *p) {
     const int64_t heads = most_chunks(p) * p->Hv;
     size_t bytes = 0;
@@ -147,7 +152,7 @@ size_t gdni_plan_init(gdni_plan *plan, const gdn_context *context, const gdn_pro
     plan->zeros = take_floats(&a, KV);
     lay_out_stores(plan, &a, most);
     lay_out_window(plan, &a);
-    plan->scratch_floats = 4 * (GDNI_SQUARE + (size_t)GDNI_CHUNK * largest(p->K, p->V));
+    plan->scratch_floats = 4 * (GDNI_SQUARE + (size_t)row_block(p));
     plan->scratch = take_floats(&a, plan->threads * (int64_t)plan->scratch_floats);
     if (a.base) {
         memset(plan->zeros, 0, sizeof(float) * (size_t)KV);
@@ -163,7 +168,7 @@ gdni_scratch gdni_scratch_of_thread(const gdni_plan *plan) {
         s.square[i] = memory + i * GDNI_SQUARE;
     memory += 4 * GDNI_SQUARE;
     for (int i = 0; i < 4; ++i)
-        s.rows[i] = memory + i * GDNI_CHUNK * largest(plan->p->K, plan->p->V);
+        s.rows[i] = memory + i * row_block(plan->p);
     return s;
 }
 
