@@ -76,7 +76,7 @@ static part_test describe(const char *name, layer_case *c, int states) {
                       forward,
                       backward,
                       1,
-                      2e-7,
+                      1e-7,
                       2e-5,
                       22,
                       {{TENSOR(x), PART_INPUT, NULL, T, D, 0, 0},
