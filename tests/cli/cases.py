@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Every named case through `gdn run` and `gdn compare`, and through a comparison of its own.
+
+    cases.py GDN [NAME ...]
+
+The expected values are the oracle's. Exit 0: all passed; 1: something failed, or nothing ran;
+77: this Python lacks numpy or h5py.
+"""
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+try:
+    import h5py
+    import numpy as np
+except ImportError as error:
+    print(f"skipped: {error}")
+    sys.exit(77)
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+import make_cases  # noqa: E402
+import oracle  # noqa: E402
+
+# Backend, dtype: relative L2 error a head, and that of the gradients that sum over many terms.
+RUNS = {
+    ("reference", "fp64"): (1e-10, 1e-10),
+    ("cpu", "fp32"): (2e-5, 4e-5),
+    ("cpu", "bf16"): (1e-2, 2e-2),
+    ("cpu", "fp16"): (2e-3, 4e-3),
+}
+SUMS = ("dg", "dbeta", "dh0")
+
+
+def head_errors(got, want):
+    """Relative L2 error of each head (axis 1 of every tensor); a head of zeros wants zeros."""
+    for head in range(want.shape[1]):
+        x, y = got[:, head].astype(np.float64), want[:, head]
+        difference, norm = np.linalg.norm(x - y), np.linalg.norm(y)
+        yield difference / norm if norm else (np.inf if difference else difference)
+
+
+def compare(path, want, tolerances, padding):
+    """Messages on what is wrong, and the largest error."""
+    wrong, worst = [], 0.0
+    with h5py.File(path) as f:
+        if set(f) != set(want):
+            return [f"datasets {sorted(f)}, expected {sorted(want)}"], np.nan
+        for name, y in want.items():
+            x = f[name][()]
+            if x.shape != y.shape:
+                wrong.append(f"{name}: shape {x.shape}, expected {y.shape}")
+                continue
+            if name in ("o", "dq", "dk", "dv", "dg", "dbeta") and np.any(x[padding:] != 0):
+                wrong.append(f"{name}: padding tokens are not 0")
+            for head, error in enumerate(head_errors(x, y)):
+                worst = max(worst, error)
+                if not error <= tolerances[name in SUMS]:  # NaN never passes
+                    wrong.append(f"{name} head {head}: error {error:.1e}")
+    return wrong, worst
+
+
+def gdn(command, *arguments):
+    done = subprocess.run([command, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip() or done.stdout.strip()
+        return [f"gdn {arguments[0]}: exit {done.returncode}: {lines}"]
+    return []
+
+
+def run(command, directory, name, failures):
+    case, passed = make_cases.build(name), 0
+    want = oracle.solve(case)
+    paths = [directory / f"{name}.{what}.h5" for what in ("case", "expected", "result")]
+    make_cases.write(paths[0], "gdn-case", case)
+    make_cases.write_result(paths[1], want)
+    for (backend, dtype), tolerances in RUNS.items():
+        paths[2].unlink(missing_ok=True)
+        wrong, worst = gdn(command, "run", paths[0], "-o", paths[2], "--backend", backend,
+                           "--dtype", dtype), np.nan
+        if not wrong:
+            wrong, worst = compare(paths[2], want, tolerances, case["cu_seqlens"][-1])
+            wrong += gdn(command, "compare", paths[2], paths[1])
+        passed += not wrong
+        print(f"{'FAIL' if wrong else 'ok':4} {name:16} {backend:9} {dtype}  worst {worst:.1e}")
+        for line in wrong:
+            failures.append(f"{name} {backend} {dtype}: {line}")
+            print(f"     {line}")
+    return passed, len(RUNS) - passed
+
+
+def refusals(command, directory, failures):
+    """`gdn compare` must reject a result with one head of one tensor off by 5 %."""
+    want, wrong = oracle.solve(make_cases.build("dims_small")), 0
+    paths = [directory / f"refusal.{what}.h5" for what in ("expected", "result")]
+    make_cases.write_result(paths[0], want)
+    for name in want:
+        bad = {key: value.copy() for key, value in want.items()}
+        bad[name][:, 1] *= 1.05
+        make_cases.write_result(paths[1], bad)
+        code = subprocess.run([command, "compare", *paths[::-1]], capture_output=True).returncode
+        if code != 1:
+            failures.append(f"compare with {name} off by 5 %: exit {code}, expected 1")
+            wrong += 1
+    return len(want) - wrong, wrong
+
+
+def main():
+    command, names = sys.argv[1], sys.argv[2:] or list(make_cases.CASES)
+    passed, failed, failures = 0, 0, []
+    with tempfile.TemporaryDirectory() as directory:
+        for name in names:
+            counts = run(command, Path(directory), name, failures)
+            passed, failed = passed + counts[0], failed + counts[1]
+        if passed:
+            counts = refusals(command, Path(directory), failures)
+            passed, failed = passed + counts[0], failed + counts[1]
+    for line in failures:
+        print(line, file=sys.stderr)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
