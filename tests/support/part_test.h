@@ -13,7 +13,7 @@
 enum {
     PART_MAX_FIELDS = 40,
     PART_GUARD = 64,      /* bytes of canary on both sides */
-    PART_DIFFERENCES = 48 /* elements of an input that are checked against differences */
+    PART_DIFFERENCES = 24 /* elements of an input that are checked against differences */
 };
 
 typedef enum part_role {
