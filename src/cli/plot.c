@@ -1,0 +1,172 @@
+/* gdn plot: loss curves of runs, or the errors of a gradient check, as an SVG file. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "chart.h"
+#include "cli.h"
+#include "error.h"
+#include "gdn_io.h"
+#include "report.h"
+
+int cli_plot(int argc, char **argv);
+
+enum {
+    MAX_RUNS = 8,
+    SERIES_A_RUN = 3, /* loss of every step, smoothed loss, held-out loss */
+    SMOOTHING = 20    /* steps that one point of the smoothed curve averages */
+};
+
+static void print_help(void) {
+    printf("usage: gdn plot RUN.h5|DIR [RUN...] -o PLOT.svg\n"
+           "       gdn plot REPORT.csv -o PLOT.svg\n\n"
+           "Draws the training and held-out loss of one to eight runs (a log.h5, or the folder of\n"
+           "gdn train that has it), or the errors by head of gdn gradcheck -o REPORT.csv.\n\n"
+           "example:\n"
+           "  gdn plot run long -o loss.svg\n");
+}
+
+typedef struct curves {
+    gdni_series series[MAX_RUNS * SERIES_A_RUN];
+    char names[MAX_RUNS][SERIES_A_RUN][160];
+    int64_t count;
+} curves;
+
+static gdn_status column(const char *path, const gdn_io_log *log, const char *name, size_t *index) {
+    for (*index = 0; *index < log->columns; ++*index)
+        if (!strcmp(log->names[*index], name))
+            return GDN_STATUS_OK;
+    return gdni_fail(GDN_STATUS_BAD_FILE, "%s: expected a column %s, found none", path, name);
+}
+
+static gdn_status add_series(curves *c, int run, int which, const char *title, size_t rows,
+                             gdni_series **out) {
+    static const char *const kinds[] = {"training loss, every step", "training loss, smoothed",
+                                        "held-out loss"};
+    gdni_series *s = &c->series[c->count++];
+    snprintf(c->names[run][which], sizeof(c->names[run][which]), "%s: %s", title, kinds[which]);
+    /* In the background: the smoothed curve of the same colour stands for it in the legend. */
+    s->name = which == 0 ? NULL : c->names[run][which];
+    s->colour = which < 2 ? 2 * run : 2 * run + 1;
+    if (which == 0)
+        s->style = GDNI_SERIES_FAINT;
+    else
+        s->style = which == 1 ? GDNI_SERIES_LINE : GDNI_SERIES_MARKED;
+    s->x = malloc(rows * sizeof(double));
+    s->y = malloc(rows * sizeof(double));
+    if (!s->x || !s->y)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "plot: out of memory");
+    *out = s;
+    return GDN_STATUS_OK;
+}
+
+static void fill_loss(const gdn_io_log *log, size_t tokens, size_t loss, gdni_series *raw,
+                      gdni_series *smooth) {
+    double sum = 0, first = 0;
+    int in_sum = 0;
+    for (size_t r = 0; r < log->rows; ++r) {
+        const double *row = log->values + r * log->columns;
+        raw->x[r] = row[tokens];
+        raw->y[r] = row[loss];
+        sum += row[loss];
+        first = in_sum ? first : row[tokens];
+        if (++in_sum < SMOOTHING && r + 1 < log->rows)
+            continue;
+        smooth->x[smooth->count] = 0.5 * (first + row[tokens]);
+        smooth->y[smooth->count++] = sum / in_sum;
+        sum = 0;
+        in_sum = 0;
+    }
+    raw->count = (int64_t)log->rows;
+}
+
+static gdn_status add_run(curves *c, int run, const char *path, const gdn_io_log *log) {
+    size_t tokens, loss, heldout;
+    gdni_series *raw = NULL, *smooth = NULL, *held = NULL;
+    GDN_TRY(column(path, log, "tokens", &tokens));
+    GDN_TRY(column(path, log, "loss", &loss));
+    GDN_TRY(column(path, log, "heldout", &heldout));
+    GDN_TRY(add_series(c, run, 0, path, log->rows, &raw));
+    GDN_TRY(add_series(c, run, 1, path, log->rows, &smooth));
+    GDN_TRY(add_series(c, run, 2, path, log->rows, &held));
+    fill_loss(log, tokens, loss, raw, smooth);
+    for (size_t r = 0; r < log->rows; ++r) {
+        const double *row = log->values + r * log->columns;
+        if (isnan(row[heldout]))
+            continue;
+        held->x[held->count] = row[tokens];
+        held->y[held->count++] = row[heldout];
+    }
+    return GDN_STATUS_OK;
+}
+
+static gdn_status read_run(curves *c, int run, const char *path) {
+    char log_path[4096];
+    struct stat about;
+    gdn_io_log *log = NULL;
+    const int folder = !stat(path, &about) && S_ISDIR(about.st_mode);
+    snprintf(log_path, sizeof(log_path), folder ? "%s/log.h5" : "%s", path);
+    GDN_TRY(gdn_io_log_read(log_path, &log));
+    const gdn_status status = add_run(c, run, path, log);
+    gdn_io_log_free(log);
+    return status;
+}
+
+static gdn_status plot_runs(char **paths, int count, const char *out) {
+    gdn_status status = GDN_STATUS_OK;
+    curves *c = calloc(1, sizeof(*c));
+    if (!c)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "plot: out of memory");
+    for (int i = 0; i < count && status == GDN_STATUS_OK; ++i)
+        status = read_run(c, i, paths[i]);
+    if (status == GDN_STATUS_OK) {
+        const gdni_chart chart = {.title = "Loss",
+                                  .x_label = "tokens seen",
+                                  .y_label = "cross-entropy, nats a token",
+                                  .series = c->series,
+                                  .count = c->count};
+        status = gdni_chart_write(&chart, out);
+    }
+    for (int64_t i = 0; i < c->count; ++i) {
+        free(c->series[i].x);
+        free(c->series[i].y);
+    }
+    free(c);
+    return status;
+}
+
+int cli_plot(int argc, char **argv) {
+    char *inputs[MAX_RUNS];
+    const char *out = NULL;
+    int count = 0, reports = 0;
+    if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+        print_help();
+        return CLI_OK;
+    }
+    for (int i = 1; i < argc; ++i) {
+        const size_t length = strlen(argv[i]);
+        if (!strcmp(argv[i], "-o")) {
+            if (++i == argc)
+                return cli_usage("plot", "-o: expected a file, found nothing");
+            out = argv[i];
+        } else if (argv[i][0] == '-') {
+            return cli_usage("plot", "unknown option '%s'", argv[i]);
+        } else if (count == MAX_RUNS) {
+            return cli_usage("plot", "expected at most %d runs, found more", (int)MAX_RUNS);
+        } else {
+            inputs[count++] = argv[i];
+            reports += length > 4 && !strcmp(argv[i] + length - 4, ".csv");
+        }
+    }
+    if (!count)
+        return cli_usage("plot", "expected a run or a report, found nothing");
+    if (!out)
+        return cli_usage("plot", "-o: expected an SVG file to write, found nothing");
+    if (reports && count > 1)
+        return cli_usage("plot", "expected runs or one report, found %d reports among %d files",
+                         reports, count);
+    CLI_TRY(reports ? gdni_report_plot(inputs[0], out) : plot_runs(inputs, count, out));
+    return CLI_OK;
+}

@@ -1,0 +1,238 @@
+/* The model's tensors: their table, their memory, their first values. */
+#include "lm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+#include "gdn_model.h"
+#include "random.h"
+
+enum {
+    ALIGNMENT = 256
+};
+
+void *gdni_arena_take(gdni_arena *arena, size_t bytes) {
+    void *at = arena->base ? arena->base + arena->used : NULL;
+    arena->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return at;
+}
+
+static void add(gdni_lm *lm, const char *name, gdni_lm_kind kind, int64_t rows, int64_t columns) {
+    gdni_lm_param *p = &lm->params[lm->param_count++];
+    snprintf(p->name, sizeof(p->name), "%s", name);
+    p->kind = kind;
+    p->ndim = columns ? 2 : 1;
+    p->shape[0] = rows;
+    p->shape[1] = columns;
+    p->count = rows * (columns ? columns : 1);
+}
+
+static void add_block(gdni_lm *lm, int32_t block) {
+    const gdni_lm_shape *s = &lm->shape;
+    const int64_t D = s->width, keys = (int64_t)s->key_heads * s->key_dim,
+                  values = (int64_t)s->value_heads * s->value_dim, C = 2 * keys + values;
+    const struct {
+        const char *name;
+        gdni_lm_kind kind;
+        int64_t rows, columns;
+    } tensors[GDNI_LM_BLOCK_PARAMS] = {
+        [GDNI_LM_NORM1] = {"norm1", GDNI_LM_NORM, D, 0},
+        [GDNI_LM_QKV] = {"gdn.in_proj_qkv", GDNI_LM_MATRIX, C, D},
+        [GDNI_LM_Z] = {"gdn.in_proj_z", GDNI_LM_MATRIX, values, D},
+        [GDNI_LM_B] = {"gdn.in_proj_b", GDNI_LM_MATRIX, s->value_heads, D},
+        [GDNI_LM_A] = {"gdn.in_proj_a", GDNI_LM_MATRIX, s->value_heads, D},
+        [GDNI_LM_CONV1D] = {"gdn.conv1d", GDNI_LM_CONV, C, s->conv_width},
+        [GDNI_LM_ALOG] = {"gdn.A_log", GDNI_LM_A_LOG, s->value_heads, 0},
+        [GDNI_LM_DTBIAS] = {"gdn.dt_bias", GDNI_LM_DT_BIAS, s->value_heads, 0},
+        [GDNI_LM_GATED_NORM] = {"gdn.norm", GDNI_LM_NORM, s->value_dim, 0},
+        [GDNI_LM_OUT] = {"gdn.out_proj", GDNI_LM_RESIDUAL, D, values},
+        [GDNI_LM_NORM2] = {"norm2", GDNI_LM_NORM, D, 0},
+        [GDNI_LM_GATE_UP] = {"mlp.gate_up", GDNI_LM_MATRIX, 2 * (int64_t)s->mlp, D},
+        [GDNI_LM_DOWN] = {"mlp.down", GDNI_LM_RESIDUAL, D, s->mlp},
+    };
+    for (int32_t i = 0; i < GDNI_LM_BLOCK_PARAMS; ++i) {
+        char name[56];
+        snprintf(name, sizeof(name), "blocks.%d.%s", block, tensors[i].name);
+        add(lm, name, tensors[i].kind, tensors[i].rows, tensors[i].columns);
+    }
+}
+
+/* Weight decay is a range of the flat buffers: its tensors come first. */
+static void assign_offsets(gdni_lm *lm) {
+    const int64_t step = 64 / (int64_t)lm->element;
+    lm->count = 0;
+    for (int decayed = 1; decayed >= 0; --decayed) {
+        for (int32_t i = 0; i < lm->param_count; ++i) {
+            gdni_lm_param *p = &lm->params[i];
+            if ((p->kind <= GDNI_LM_EMBEDDING) != decayed)
+                continue;
+            p->offset = lm->count;
+            lm->count += (p->count + step - 1) / step * step;
+        }
+        if (decayed)
+            lm->decayed = lm->count;
+    }
+}
+
+static void place(gdni_lm *lm, gdni_arena *a) {
+    const size_t e = lm->element, T = (size_t)lm->T, D = (size_t)lm->shape.width,
+                 F = (size_t)lm->shape.mlp, flat = (size_t)lm->count * e;
+    const size_t stream = T * D * e;
+    lm->param = gdni_arena_take(a, flat);
+    lm->grad = gdni_arena_take(a, flat);
+    lm->m = gdni_arena_take(a, flat);
+    lm->v = gdni_arena_take(a, flat);
+    for (int32_t i = 0; i < lm->shape.layers; ++i) {
+        gdni_lm_block *b = &lm->blocks[i];
+        b->h_in = gdni_arena_take(a, stream);
+        b->normed1 = gdni_arena_take(a, stream);
+        b->h_mid = gdni_arena_take(a, stream);
+        b->normed2 = gdni_arena_take(a, stream);
+        b->gate_up = gdni_arena_take(a, T * 2 * F * e);
+        b->act = gdni_arena_take(a, T * F * e);
+        b->saved = gdni_arena_take(a, lm->saved_size);
+    }
+    lm->branch = gdni_arena_take(a, stream);
+    lm->h_out = gdni_arena_take(a, stream);
+    lm->normed = gdni_arena_take(a, stream);
+    lm->d[0] = gdni_arena_take(a, stream);
+    lm->d[1] = gdni_arena_take(a, stream);
+    lm->dnormed = gdni_arena_take(a, stream);
+    lm->dgate_up = gdni_arena_take(a, T * 2 * F * e);
+    lm->dact = gdni_arena_take(a, T * F * e);
+    lm->workspace = gdni_arena_take(a, lm->workspace_size);
+    lm->entropy_workspace = gdni_arena_take(a, lm->entropy_workspace_size);
+    lm->step_norm = gdni_arena_take(a, sizeof(double));
+    lm->step_scale = gdni_arena_take(a, sizeof(double));
+}
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+static gdn_status plan(gdni_lm *lm) {
+    const gdni_lm_shape *s = &lm->shape;
+    gdn_layer layer = GDN_LAYER_INIT;
+    layer.dtype = s->dtype;
+    layer.flags = GDN_LAYER_SAVE_STATES;
+    layer.T = lm->T;
+    layer.N = lm->N;
+    layer.D = s->width;
+    layer.Hk = s->key_heads;
+    layer.Hv = s->value_heads;
+    layer.K = s->key_dim;
+    layer.V = s->value_dim;
+    layer.conv_width = s->conv_width;
+    layer.norm_eps = GDNI_LM_EPS;
+    lm->layer = layer;
+    lm->layer_loss = layer;
+    lm->layer_loss.flags = 0;
+    gdn_sizes pass = GDN_SIZES_INIT, loss = GDN_SIZES_INIT;
+    GDN_TRY(gdn_layer_supported(lm->context, &lm->layer));
+    GDN_TRY(gdn_layer_sizes(lm->context, &lm->layer, &pass));
+    GDN_TRY(gdn_layer_sizes(lm->context, &lm->layer_loss, &loss));
+    lm->saved_size = pass.saved;
+    lm->workspace_size =
+        larger(larger(pass.forward_workspace, pass.backward_workspace), loss.forward_workspace);
+    gdn_cross_entropy entropy = {
+        .size = sizeof(entropy), .dtype = s->dtype, .T = lm->T, .D = s->width, .vocab = s->vocab};
+    return gdn_cross_entropy_workspace(lm->context, &entropy, &lm->entropy_workspace_size);
+}
+
+gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_lm_shape *shape,
+                          int64_t T, int64_t N) {
+    gdn_status status = GDN_STATUS_OUT_OF_MEMORY;
+    *out = NULL;
+    GDNI_REQUIRE(shape->layers >= 1 && shape->width >= 1 && shape->mlp >= 1 && shape->vocab >= 1,
+                 "model: layers %d, width %d, mlp %d, vocab %d, expected each 1 or more",
+                 shape->layers, shape->width, shape->mlp, shape->vocab);
+    gdni_lm *lm = calloc(1, sizeof(*lm));
+    if (!lm)
+        goto memory;
+    lm->context = context;
+    lm->shape = *shape;
+    lm->T = T;
+    lm->N = N;
+    lm->element = gdn_dtype_size(shape->dtype);
+    lm->params = calloc((size_t)(3 + shape->layers * GDNI_LM_BLOCK_PARAMS), sizeof(*lm->params));
+    lm->blocks = calloc((size_t)shape->layers, sizeof(*lm->blocks));
+    if (!lm->params || !lm->blocks)
+        goto memory;
+    add(lm, "embedding", GDNI_LM_EMBEDDING, shape->vocab, shape->width);
+    for (int32_t i = 0; i < shape->layers; ++i)
+        add_block(lm, i);
+    add(lm, "final_norm", GDNI_LM_NORM, shape->width, 0);
+    if (!shape->tied)
+        add(lm, "head", GDNI_LM_MATRIX, shape->vocab, shape->width);
+    assign_offsets(lm);
+    GDN_TRY_GOTO(plan(lm), failed);
+    gdni_arena arena = {NULL, 0};
+    place(lm, &arena);
+    lm->memory = aligned_alloc(ALIGNMENT, arena.used);
+    if (!lm->memory)
+        goto memory;
+    memset(lm->memory, 0, arena.used); /* also touches every page: no surprise in a later step */
+    arena = (gdni_arena){lm->memory, 0};
+    place(lm, &arena);
+    *out = lm;
+    return GDN_STATUS_OK;
+
+memory:
+    status = gdni_fail(GDN_STATUS_OUT_OF_MEMORY,
+                       "model: out of memory for %d layers of width %d and %lld tokens a batch",
+                       shape->layers, shape->width, (long long)T);
+failed:
+    gdni_lm_destroy(lm);
+    return status;
+}
+
+void gdni_lm_destroy(gdni_lm *lm) {
+    if (!lm)
+        return;
+    free(lm->memory);
+    free(lm->blocks);
+    free(lm->params);
+    free(lm);
+}
+
+static double first_value(const gdni_lm *lm, const gdni_lm_param *p, uint64_t seed, uint64_t stream,
+                          uint64_t i) {
+    const double inputs = (double)p->shape[p->ndim - 1];
+    const double matrix = 0.02 * sqrt(1024.0 / inputs);
+    const double u = gdni_random_uniform(seed, stream, i);
+    switch (p->kind) {
+    case GDNI_LM_MATRIX:
+        return matrix * gdni_random_normal(seed, stream, i);
+    case GDNI_LM_RESIDUAL:
+        return matrix / sqrt(2.0 * lm->shape.layers) * gdni_random_normal(seed, stream, i);
+    case GDNI_LM_EMBEDDING:
+        return 0.02 * gdni_random_normal(seed, stream, i);
+    case GDNI_LM_CONV:
+        return (2 * u - 1) / sqrt(inputs);
+    case GDNI_LM_NORM:
+        return 1.0;
+    case GDNI_LM_A_LOG:
+        return log(16.0 * (1.0 - u)); /* 1 - u is never 0 */
+    case GDNI_LM_DT_BIAS: {
+        const double dt = exp(log(1e-3) + u * (log(1e-1) - log(1e-3)));
+        return log(expm1(dt));
+    }
+    }
+    return 0.0;
+}
+
+void gdni_lm_initialise(gdni_lm *lm, uint64_t seed) {
+    for (int32_t t = 0; t < lm->param_count; ++t) {
+        const gdni_lm_param *p = &lm->params[t];
+        void *at = gdni_lm_at(lm, lm->param, t);
+        for (int64_t i = 0; i < p->count; ++i) {
+            const double x = first_value(lm, p, seed, (uint64_t)t, (uint64_t)i);
+            if (lm->shape.dtype == GDN_DTYPE_FP64)
+                ((double *)at)[i] = x;
+            else
+                ((float *)at)[i] = (float)x;
+        }
+    }
+}
