@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Trains a GDN language model on the King James Bible, from nothing: packages, build, dataset, a run that is killed and
+# resumed, the same model continued at its context and at 8 times as much, a plot. A few minutes on two cores.
+#
+# usage: bash examples/quickstart.sh [FOLDER]      FOLDER: where results go; default: build-quickstart/run
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=$root/build-quickstart
+out=${1:-$build/run}
+config=$root/examples/05_quickstart/run.ini
+packages=(cmake g++ make pkg-config libhdf5-dev libopenblas-openmp-dev libinih-dev libsentencepiece-dev bible-kjv)
+started=$SECONDS
+
+say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
+fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
+# value TEXT NAME: the number after NAME= in a line of the command.
+value() { sed -n "s/.*$2=\([0-9.][0-9.]*\).*/\1/p" <<<"$1" | tail -n 1; }
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if ((${#missing[@]})); then
+  say "installing ${missing[*]}"
+  as_root=()
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null || fail "needs root or sudo to install ${missing[*]}"
+    as_root=(sudo)
+  fi
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
+    >/dev/null
+fi
+
+say "building"
+cuda=OFF
+if command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+  cuda=AUTO
+fi
+cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DGDN_BUILD_TESTS=OFF -DGDN_BUILD_EXAMPLES=OFF \
+  -DGDN_CUDA=$cuda -DGDN_HDF5=ON -DGDN_INIH=ON >"$build.log" 2>&1 || { cat "$build.log" >&2; fail "cmake failed"; }
+cmake --build "$build" -j 2 >>"$build.log" 2>&1 || { tail -n 40 "$build.log" >&2; fail "the build failed"; }
+mv "$build.log" "$build/build.log"
+gdn=$build/bin/gdn
+
+say "dataset: the King James Bible, one verse a line"
+mkdir -p "$out"
+rm -rf "$out/base" "$out/short" "$out/long"
+# -f puts the reference before each verse; the text alone stays.
+bible -f gen1:1-rev22:21 </dev/null | sed 's/^[^ ]* //' >"$out/kjv.txt"
+[ "$(wc -c <"$out/kjv.txt")" -gt 4000000 ] || fail "bible: expected more than 4 MB of text"
+line=$("$gdn" data "$out/kjv.txt" -o "$out/kjv.h5" --heldout 0.008)
+echo "$line"
+unigram=$(value "$line" unigram)
+bigram=$(value "$line" bigram)
+
+base=("$gdn" train --config "$config" --data "$out/kjv.h5" --out "$out/base")
+say "training, killed (SIGKILL) on the way"
+"${base[@]}" &
+pid=$!
+while kill -0 $pid 2>/dev/null && ! compgen -G "$out/base/step-*[1-9]00.h5" >/dev/null; do
+  sleep 0.2
+done
+kill -KILL $pid 2>/dev/null || fail "the run ended before it was killed"
+wait $pid 2>/dev/null || true
+
+say "resuming: bit for bit as if it had not been killed"
+"${base[@]}" --resume
+
+continued=("$gdn" train --config "$config" --data "$out/kjv.h5" --init-from "$out/base" --steps 120 --lr 2e-3 --min-lr 2e-4
+  --warmup 10 --eval-every 40)
+say "continuing at the same context"
+short=$("${continued[@]}" --out "$out/short" | tee /dev/stderr)
+say "continuing at 8 times the context, as many tokens"
+long=$("${continued[@]}" --out "$out/long" --context 1024 --sample 300 | tee /dev/stderr)
+
+(cd "$out" && "$gdn" plot base short long -o loss.svg)
+say "plot: $out/loss.svg"
+echo "result: heldout_loss=$(value "$short" heldout_loss) unigram=$unigram bigram=$bigram" \
+  "long_context_heldout=$(value "$long" heldout_loss)"
