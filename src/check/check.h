@@ -17,6 +17,9 @@ typedef struct gdni_shape {
     int64_t count;
 } gdni_shape;
 
+/* The place of a flat index, such as "[3, 0, 17]". */
+GDN_API void gdni_format_place(const gdni_shape *shape, int64_t index, char text[96]);
+
 /* Operator tensors by name: q k v g beta initial_state do dht o final_state dq dk dv dg dbeta dh0.
  */
 GDN_API gdni_shape gdni_operator_shape(const gdn_problem *problem, const char *name);
@@ -24,6 +27,8 @@ GDN_API gdni_shape gdni_operator_shape(const gdn_problem *problem, const char *n
 enum {
     GDNI_LAYER_A_LOG = 5,
     GDNI_LAYER_DT_BIAS = 6,
+    GDNI_LAYER_NORM = 7,
+    GDNI_LAYER_OUT_PROJ = 8,
     GDNI_LAYER_WEIGHTS = 9
 };
 /* Weight i of a layer in the order of gdn_layer_weights, and its pointer. */
@@ -104,8 +109,16 @@ double gdni_scale_tolerance(gdn_dtype dtype);
 /* A directional derivative of a float64 function, and what it is worth. */
 typedef struct gdni_difference {
     double value;
-    double noise; /* rounding of the two evaluations, divided by the step */
+    double noise; /* rounding of the evaluations, divided by the step */
 } gdni_difference;
+
+/* The derivative is the sum of weight L(x + offset s d), divided by s. */
+typedef struct gdni_point {
+    double offset, weight;
+} gdni_point;
+
+/* Two points where L is affine, otherwise four. */
+const gdni_point *gdni_stencil(int affine, int *count);
 
 /* Keeps the larger of row->error and the error of `derivative`, in units of `size`, which is what a
  * random direction gives on average; NaN stays. Raises row->tolerance to the noise. */

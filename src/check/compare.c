@@ -89,7 +89,7 @@ static int64_t measure(const head_elements *e, const double *got, const double *
     /* Below the type's subnormals nothing can be represented: |got - want| <= tolerance |want| +
      * quantum per element. */
     const double norm = sqrt(sum_want), slack = sqrt(count) * (quantum / unit);
-    row->error = sqrt(sum_difference) / (norm + slack / row->tolerance);
+    row->error = fabs(sqrt(sum_difference) / (norm + slack / row->tolerance));
     row->scale_error = fabs(dot) / (norm * (norm + slack / row->scale_tolerance));
     return worst_index;
 }

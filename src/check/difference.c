@@ -1,12 +1,14 @@
 /*
  * What a central difference can prove.
  *
- * The derivative of a float64 function L in a random direction d = u z, z standard normal, is
- * (L(x + s d) - L(x - s d)) / 2s. For a gradient G it is N(0, (u |G|)^2): errors are given in units
- * of u |G|. Three things keep it from <G, d>:
+ * The derivative of a float64 function L in a random direction d = u z, z standard normal, is taken
+ * from L at x + s d, x - s d and, where L is not affine in x, at twice that distance (fourth
+ * order). For a gradient G it is N(0, (u |G|)^2): errors are given in units of u |G|. Three things
+ * keep it from <G, d>:
  *
- *   truncation   s^2 L''' / 6: relative 1e-10 at s = 1e-5, more where the recurrence is stiff. The
- *                tolerance of 1e-6 covers it. L is affine in q, v and the state: there s = 1.
+ *   truncation   s^4 L^(5) / 30: at s = 1e-4 below 1e-9 even where the l2 norm of a small q or k
+ *                bends L on a scale of 1e-2. The tolerance of 1e-6 covers it. L is affine in q, v
+ *                and the state: there s = 1.
  *   rounding     Every output carries a few roundings of its own size, which the division by s
  *                magnifies. gdni_difference_noise() estimates it, and a row's tolerance is not
  *                below it: where the gate leaves a gradient of e^-30, the difference knows nothing
@@ -24,9 +26,16 @@ double gdni_difference_tolerance(double tolerance) {
     return fmax(6 * tolerance, 1e-6);
 }
 
+const gdni_point *gdni_stencil(int affine, int *count) {
+    static const gdni_point two[] = {{1, 1.0 / 2}, {-1, -1.0 / 2}};
+    static const gdni_point four[] = {{1, 2.0 / 3}, {-1, -2.0 / 3}, {2, -1.0 / 12}, {-2, 1.0 / 12}};
+    *count = affine ? 2 : 4;
+    return affine ? two : four;
+}
+
 double gdni_difference_noise(double sum_of_squares, double step) {
-    const double roundings = 16;
-    return roundings * DBL_EPSILON * sqrt(sum_of_squares) / (2 * step);
+    const double roundings = 8;
+    return roundings * DBL_EPSILON * sqrt(sum_of_squares) / step;
 }
 
 gdn_check_row gdni_difference_row(const char *name, const char *against, int64_t head,

@@ -6,9 +6,7 @@
 #include "evaluate.h"
 #include "internal.h"
 
-#include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,14 +35,9 @@ static gdn_status check_overflow(const gdni_shape *s, gdn_dtype dtype, const dou
         GDN_TRY(gdn_convert(GDN_DTYPE_FP64, &value, dtype,
                             (const char *)rounded + (size_t)i * gdn_dtype_size(dtype), 1));
         if (isfinite(from[i]) && !isfinite(value)) {
-            int64_t index[GDN_CHECK_MAX_DIMS], rest = i;
-            char place[96] = "";
-            for (int d = s->ndim - 1; d >= 0; rest /= s->shape[d--])
-                index[d] = rest % s->shape[d];
-            for (int d = 0; d < s->ndim; ++d)
-                snprintf(place + strlen(place), sizeof(place) - strlen(place), "%s%" PRId64,
-                         d ? ", " : "", index[d]);
-            return gdni_fail(GDN_STATUS_BAD_DATA, "%s at [%s] is %g, expected a value within %s",
+            char place[96];
+            gdni_format_place(s, i, place);
+            return gdni_fail(GDN_STATUS_BAD_DATA, "%s at %s is %g, expected a value within %s",
                              s->name, place, from[i], gdn_dtype_name(dtype));
         }
     }

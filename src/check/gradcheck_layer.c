@@ -42,10 +42,12 @@ static gdn_status copy_input(const gdni_shape *s, gdn_dtype dtype, const double 
     GDNI_REQUIRE(from || s->count == 0, "%s: inputs->%s is NULL", FUNCTION, s->name);
     GDN_TRY(allocate(to, s->count));
     for (int64_t i = 0; i < s->count; ++i)
-        if (!isfinite(from[i]))
-            return gdni_fail(GDN_STATUS_BAD_DATA,
-                             "%s: element %lld of %s is %g, expected a finite number", FUNCTION,
-                             (long long)i, s->name, from[i]);
+        if (!isfinite(from[i])) {
+            char place[96];
+            gdni_format_place(s, i, place);
+            return gdni_fail(GDN_STATUS_BAD_DATA, "%s: %s at %s is %g, expected a finite number",
+                             FUNCTION, s->name, place, from[i]);
+        }
     return from ? gdni_round(s, dtype, from, *to) : GDN_STATUS_OK;
 }
 
@@ -125,26 +127,33 @@ static double direction_size(const layer_check *c, int i) {
 
 /* Memory for the differences of one tensor. */
 typedef struct difference_space {
-    double *direction, *moved, *out[2];
+    double *direction, *moved;
+    double *out, *derivative; /* of one evaluation; along the direction */
 } difference_space;
 
-static gdn_status differentiate(const layer_check *c, int i, double step, const difference_space *m,
-                                gdni_difference *difference) {
+static gdn_status differentiate(const layer_check *c, int i, const gdn_gradcheck_options *options,
+                                const difference_space *m, gdni_difference *difference) {
     const int64_t count = c->shapes[X].count;
+    const int affine = i == GDNI_LAYER_NORM || i == GDNI_LAYER_OUT_PROJ;
+    const double step = options->step > 0 ? options->step : affine ? 1 : 1e-4;
     double *inputs[TENSORS], sum = 0, squares = 0;
+    int points;
+    const gdni_point *stencil = gdni_stencil(affine, &points);
     memcpy(inputs, c->inputs, sizeof(inputs));
     inputs[i] = m->moved;
-    for (int side = 0; side < 2; ++side) {
-        const double s = side ? -step : step;
+    memset(m->derivative, 0, (size_t)count * sizeof(double));
+    for (int p = 0; p < points; ++p) {
         for (int64_t j = 0; j < c->shapes[i].count; ++j)
-            m->moved[j] = c->inputs[i][j] + s * m->direction[j];
-        GDN_TRY(forward(c, inputs, m->out[side]));
+            m->moved[j] = c->inputs[i][j] + stencil[p].offset * step * m->direction[j];
+        GDN_TRY(forward(c, inputs, m->out));
+        for (int64_t j = 0; j < count; ++j)
+            m->derivative[j] += stencil[p].weight * m->out[j];
     }
     for (int64_t j = 0; j < count; ++j) {
-        sum += (m->out[0][j] - m->out[1][j]) * c->dout[j];
-        squares += m->out[0][j] * m->out[0][j] * c->dout[j] * c->dout[j];
+        sum += m->derivative[j] * c->dout[j];
+        squares += m->out[j] * m->out[j] * c->dout[j] * c->dout[j];
     }
-    difference->value = sum / (2 * step);
+    difference->value = sum / step;
     difference->noise = gdni_difference_noise(squares, step);
     return GDN_STATUS_OK;
 }
@@ -165,7 +174,7 @@ static gdn_status difference_tensor(layer_check *c, int i, const gdn_gradcheck_o
         gdni_difference difference;
         for (int64_t j = 0; j < count; ++j)
             m->direction[j] = unit * gdni_normal(random);
-        GDN_TRY(differentiate(c, i, options->step > 0 ? options->step : 1e-5, m, &difference));
+        GDN_TRY(differentiate(c, i, options, m, &difference));
         for (int which = 0; which < 2; ++which)
             if (gradients[which])
                 gdni_difference_error(&rows[which], dot(gradients[which], m->direction, count),
@@ -188,14 +197,14 @@ static gdn_status difference_all(layer_check *c, const gdn_gradcheck_options *op
         most = c->shapes[i].count > most ? c->shapes[i].count : most;
     GDN_TRY_GOTO(allocate(&m.direction, most), cleanup);
     GDN_TRY_GOTO(allocate(&m.moved, most), cleanup);
-    GDN_TRY_GOTO(allocate(&m.out[0], c->shapes[X].count), cleanup);
-    GDN_TRY_GOTO(allocate(&m.out[1], c->shapes[X].count), cleanup);
+    GDN_TRY_GOTO(allocate(&m.out, c->shapes[X].count), cleanup);
+    GDN_TRY_GOTO(allocate(&m.derivative, c->shapes[X].count), cleanup);
     GDN_TRY_GOTO(difference_tensor(c, X, options, random, &m), cleanup);
     for (int i = 0; i < X; ++i)
         GDN_TRY_GOTO(difference_tensor(c, i, options, random, &m), cleanup);
 cleanup:
-    free(m.out[1]);
-    free(m.out[0]);
+    free(m.derivative);
+    free(m.out);
     free(m.moved);
     free(m.direction);
     return status;

@@ -163,66 +163,72 @@ static double direction_size(const operator_check *c, int i, int64_t head) {
     return sqrt(square * (double)s->shape[1] / (double)s->count);
 }
 
-/* Where L is affine in the input a central difference is exact at any step. */
-static double step_of(const operator_check *c, int i, const gdn_gradcheck_options *options) {
-    const int affine = i == V || i == H0 || (i == Q && !(c->problem.flags & GDN_FLAG_L2NORM_QK));
-    if (options->step > 0)
-        return options->step;
-    return affine ? 1 : 1e-5;
-}
-
-typedef struct forward_pair {
-    double *o[2], *S[2]; /* at x + s d and at x - s d */
-} forward_pair;
-
-/* sum of (y+ - y-) dy over one head, and the squares of the terms that cancelled in it */
-static void add_head(const gdni_shape *s, int64_t head, double *const y[2], const double *dy,
-                     double *difference, double *squares) {
-    const int64_t heads = s->shape[1], inner = inner_size(s);
-    for (int64_t r = 0; r < s->shape[0]; ++r)
-        for (int64_t i = (r * heads + head) * inner, end = i + inner; i < end; ++i) {
-            *difference += (y[0][i] - y[1][i]) * dy[i];
-            *squares += y[0][i] * y[0][i] * dy[i] * dy[i];
-        }
-}
-
-/* The derivatives of all heads of input i along `direction`. */
-static gdn_status differentiate(const operator_check *c, int i, const double *direction,
-                                double step, const forward_pair *pair, double *moved,
-                                gdni_difference *out) {
-    double *inputs[INPUTS];
-    memcpy(inputs, c->inputs, sizeof(inputs));
-    inputs[i] = moved;
-    for (int side = 0; side < 2; ++side) {
-        const double s = side ? -step : step;
-        for (int64_t j = 0; j < c->shapes[i].count; ++j)
-            moved[j] = c->inputs[i][j] + s * direction[j];
-        gdni_operator_values v = values_of(c, inputs);
-        v.do_ = NULL;
-        v.o = pair->o[side];
-        v.final_state = pair->S[side];
-        GDN_TRY(gdni_evaluate_operator(c->reference, &c->exact, &v));
-    }
-    const int64_t heads = c->shapes[i].shape[1], group = c->problem.Hv / heads;
-    for (int64_t h = 0; h < heads; ++h) {
-        double difference = 0, squares = 0;
-        for (int64_t hv = h * group; hv < (h + 1) * group; ++hv) {
-            add_head(&c->shapes[DO], hv, pair->o, c->inputs[DO], &difference, &squares);
-            add_head(&c->shapes[DHT], hv, pair->S, c->inputs[DHT], &difference, &squares);
-        }
-        out[h].value = difference / (2 * step);
-        out[h].noise = gdni_difference_noise(squares, step);
-    }
-    return GDN_STATUS_OK;
+/* L is affine in these inputs: a central difference is exact at any step. */
+static int is_affine(const operator_check *c, int i) {
+    return i == V || i == H0 || (i == Q && !(c->problem.flags & GDN_FLAG_L2NORM_QK));
 }
 
 /* Memory for the differences of one input. */
 typedef struct difference_space {
     double *direction, *moved;
-    forward_pair pair;
+    double *o, *S;    /* of one evaluation */
+    double *do_, *dS; /* their derivatives along the direction */
     gdni_difference *differences;
     gdn_check_row *rows; /* [heads][2] */
 } difference_space;
+
+/* Adds <dy, cotangent> of one head, and the squares of the terms y cotangent, which cancelled in
+ * it. */
+static void add_head(const gdni_shape *s, int64_t head, const double *y, const double *dy,
+                     const double *cotangent, double *derivative, double *squares) {
+    const int64_t heads = s->shape[1], inner = inner_size(s);
+    for (int64_t r = 0; r < s->shape[0]; ++r)
+        for (int64_t i = (r * heads + head) * inner, end = i + inner; i < end; ++i) {
+            *derivative += dy[i] * cotangent[i];
+            *squares += y[i] * y[i] * cotangent[i] * cotangent[i];
+        }
+}
+
+static void accumulate(double *sum, double weight, const double *x, int64_t count) {
+    for (int64_t i = 0; i < count; ++i)
+        sum[i] += weight * x[i];
+}
+
+/* The derivatives of all heads of input i along m->direction. */
+static gdn_status differentiate(const operator_check *c, int i,
+                                const gdn_gradcheck_options *options, const difference_space *m) {
+    const int64_t o_count = c->shapes[DO].count, S_count = c->shapes[DHT].count;
+    const double step = options->step > 0 ? options->step : is_affine(c, i) ? 1 : 1e-4;
+    double *inputs[INPUTS];
+    int points;
+    const gdni_point *stencil = gdni_stencil(is_affine(c, i), &points);
+    memcpy(inputs, c->inputs, sizeof(inputs));
+    inputs[i] = m->moved;
+    memset(m->do_, 0, (size_t)o_count * sizeof(double));
+    memset(m->dS, 0, (size_t)S_count * sizeof(double));
+    for (int p = 0; p < points; ++p) {
+        for (int64_t j = 0; j < c->shapes[i].count; ++j)
+            m->moved[j] = c->inputs[i][j] + stencil[p].offset * step * m->direction[j];
+        gdni_operator_values v = values_of(c, inputs);
+        v.do_ = NULL;
+        v.o = m->o;
+        v.final_state = m->S;
+        GDN_TRY(gdni_evaluate_operator(c->reference, &c->exact, &v));
+        accumulate(m->do_, stencil[p].weight, m->o, o_count);
+        accumulate(m->dS, stencil[p].weight, m->S, S_count);
+    }
+    const int64_t heads = c->shapes[i].shape[1], group = c->problem.Hv / heads;
+    for (int64_t h = 0; h < heads; ++h) {
+        double derivative = 0, squares = 0;
+        for (int64_t hv = h * group; hv < (h + 1) * group; ++hv) {
+            add_head(&c->shapes[DO], hv, m->o, m->do_, c->inputs[DO], &derivative, &squares);
+            add_head(&c->shapes[DHT], hv, m->S, m->dS, c->inputs[DHT], &derivative, &squares);
+        }
+        m->differences[h].value = derivative / step;
+        m->differences[h].noise = gdni_difference_noise(squares, step);
+    }
+    return GDN_STATUS_OK;
+}
 
 /* One row a head and gradient, with the largest error over the directions. */
 static gdn_status difference_input(operator_check *c, int i, const gdn_gradcheck_options *options,
@@ -243,8 +249,7 @@ static gdn_status difference_input(operator_check *c, int i, const gdn_gradcheck
                 for (int64_t j = (r * heads + h) * inner, end = j + inner; j < end; ++j)
                     m->direction[j] = size * gdni_normal(random);
         }
-        GDN_TRY(differentiate(c, i, m->direction, step_of(c, i, options), &m->pair, m->moved,
-                              m->differences));
+        GDN_TRY(differentiate(c, i, options, m));
         for (int64_t h = 0; h < heads; ++h) {
             const double size =
                 direction_size(c, i, h) * sqrt(head_dot(s, h, c->want[i], c->want[i]));
@@ -274,10 +279,10 @@ static gdn_status difference_all(operator_check *c, const gdn_gradcheck_options 
         most = c->shapes[i].count > most ? c->shapes[i].count : most;
     GDN_TRY_GOTO(allocate(&m.direction, most), cleanup);
     GDN_TRY_GOTO(allocate(&m.moved, most), cleanup);
-    for (int side = 0; side < 2; ++side) {
-        GDN_TRY_GOTO(allocate(&m.pair.o[side], c->shapes[DO].count), cleanup);
-        GDN_TRY_GOTO(allocate(&m.pair.S[side], c->shapes[DHT].count), cleanup);
-    }
+    GDN_TRY_GOTO(allocate(&m.o, c->shapes[DO].count), cleanup);
+    GDN_TRY_GOTO(allocate(&m.do_, c->shapes[DO].count), cleanup);
+    GDN_TRY_GOTO(allocate(&m.S, c->shapes[DHT].count), cleanup);
+    GDN_TRY_GOTO(allocate(&m.dS, c->shapes[DHT].count), cleanup);
     m.differences = calloc((size_t)c->problem.Hv, sizeof(*m.differences));
     m.rows = calloc(2 * (size_t)c->problem.Hv, sizeof(*m.rows));
     if (!m.differences || !m.rows) {
@@ -289,10 +294,10 @@ static gdn_status difference_all(operator_check *c, const gdn_gradcheck_options 
 cleanup:
     free(m.rows);
     free(m.differences);
-    for (int side = 0; side < 2; ++side) {
-        free(m.pair.o[side]);
-        free(m.pair.S[side]);
-    }
+    free(m.dS);
+    free(m.S);
+    free(m.do_);
+    free(m.o);
     free(m.moved);
     free(m.direction);
     return status;

@@ -2,6 +2,8 @@
 #include "check.h"
 #include "internal.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static gdni_shape make(const char *name, int32_t ndim, int32_t head_axis, int64_t a, int64_t b,
@@ -14,6 +16,16 @@ static gdni_shape make(const char *name, int32_t ndim, int32_t head_axis, int64_
 
 static int is(const char *name, const char *a, const char *b) {
     return !strcmp(name, a) || !strcmp(name, b);
+}
+
+void gdni_format_place(const gdni_shape *s, int64_t index, char text[96]) {
+    int64_t place[GDN_CHECK_MAX_DIMS];
+    int used = 0;
+    for (int i = s->ndim - 1; i >= 0; index /= s->shape[i--])
+        place[i] = index % s->shape[i];
+    for (int i = 0; i < s->ndim; ++i)
+        used += snprintf(text + used, 96 - (size_t)used, "%s%" PRId64, i ? ", " : "[", place[i]);
+    snprintf(text + used, 96 - (size_t)used, "]");
 }
 
 gdni_shape gdni_operator_shape(const gdn_problem *p, const char *name) {
@@ -43,7 +55,7 @@ gdni_shape gdni_layer_weight_shape(const gdn_layer *l, int i) {
         return make("A_log", 1, 0, l->Hv, 0, 0, 0);
     case GDNI_LAYER_DT_BIAS:
         return make("dt_bias", 1, 0, l->Hv, 0, 0, 0);
-    case 7:
+    case GDNI_LAYER_NORM:
         return make("norm", 1, -1, l->V, 0, 0, 0);
     default:
         return make("out_proj", 2, -1, l->D, values, 0, 0);
@@ -93,7 +105,7 @@ gdn_status gdni_compare_layer_weight(const gdn_layer *l, int i, const double *go
     gdni_shape split = whole;
     if (i == 1)
         split = make("in_proj_z", 3, 0, l->Hv, l->V, l->D, 0);
-    if (i == 8)
+    if (i == GDNI_LAYER_OUT_PROJ)
         split = make("out_proj", 3, 1, l->D, l->Hv, l->V, 0);
     return compare_part(&split, got, want, 0, l->dtype, factor, against, report);
 }

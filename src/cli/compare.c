@@ -61,8 +61,8 @@ static int check_names(const cli_options *o, const char *const *names, int count
 static int check_dim(const cli_options *o, const char *name, int64_t got, int64_t want) {
     if (got == want)
         return CLI_GO_ON;
-    fprintf(stderr, "gdn compare: %s: %s is %" PRId64 ", expected %" PRId64 " as in %s\n",
-            o->path[0], name, got, want, o->path[1]);
+    fprintf(stderr, "gdn compare: %s: %s: expected %" PRId64 " as in %s, found %" PRId64 "\n",
+            o->path[0], name, want, o->path[1], got);
     return CLI_BAD_INPUT;
 }
 
@@ -134,6 +134,54 @@ static int compare_operator_files(const cli_options *o, gdn_check_report *report
     return code;
 }
 
+static int compare_layers(const cli_options *o, const gdn_io_layer_result *got,
+                          const gdn_io_layer_result *want, gdn_check_report *report) {
+    const char *names[GDNI_LAYER_WEIGHTS + 2] = {"out", "dx"};
+    gdn_layer layer = got->layer;
+    int code;
+    layer.dtype = dtype_named(got->dtype);
+    for (int i = 0; i < GDNI_LAYER_WEIGHTS; ++i)
+        names[i + 2] = gdni_layer_weight_shape(&layer, i).name;
+    if ((code = check_names(o, names, GDNI_LAYER_WEIGHTS + 2)) != CLI_GO_ON ||
+        (code = check_present(o, "dx", got->dx, want->dx)) != CLI_GO_ON)
+        return code;
+    SAME(layer.T);
+    SAME(layer.D);
+    const gdni_shape out = gdni_layer_activation_shape(&layer, "out");
+    CLI_TRY(gdni_compare_standing(&out, got->out, want->out, layer.dtype,
+                                  factor_of(o, "out", layer.dtype), "result", report));
+    if (!want->dx)
+        return CLI_GO_ON;
+    SAME(layer.Hk);
+    SAME(layer.Hv);
+    SAME(layer.K);
+    SAME(layer.V);
+    SAME(layer.conv_width);
+    const gdni_shape dx = gdni_layer_activation_shape(&layer, "dx");
+    CLI_TRY(gdni_compare_standing(&dx, got->dx, want->dx, layer.dtype,
+                                  factor_of(o, "dx", layer.dtype), "result", report));
+    for (int i = 0; i < GDNI_LAYER_WEIGHTS; ++i)
+        CLI_TRY(gdni_compare_layer_weight(&layer, i, *gdni_layer_weight(&got->dweights, i),
+                                          *gdni_layer_weight(&want->dweights, i),
+                                          factor_of(o, names[i + 2], layer.dtype), "result",
+                                          report));
+    return CLI_GO_ON;
+}
+
+static int compare_layer_files(const cli_options *o, gdn_check_report *report) {
+    gdn_io_layer_result got = {.size = sizeof(got)}, want = {.size = sizeof(want)};
+    int code;
+    gdn_status status = gdn_io_layer_result_read(o->path[0], &got);
+    if (status != GDN_STATUS_OK)
+        return cli_report_file(o->command, o->path[0], status);
+    status = gdn_io_layer_result_read(o->path[1], &want);
+    code = status == GDN_STATUS_OK ? compare_layers(o, &got, &want, report)
+                                   : cli_report_file(o->command, o->path[1], status);
+    gdn_io_layer_result_free(&want);
+    gdn_io_layer_result_free(&got);
+    return code;
+}
+
 /* Both are results of the same kind. */
 static int find_kind(const cli_options *o, gdn_io_kind *kind) {
     gdn_io_kind kinds[2];
@@ -160,13 +208,14 @@ static int find_kind(const cli_options *o, gdn_io_kind *kind) {
 
 int cli_compare(int argc, char **argv) {
     cli_options options;
-    gdn_io_kind kind;
+    gdn_io_kind kind = GDN_IO_RESULT;
     gdn_check_report report = GDN_CHECK_REPORT_INIT;
     int code = cli_parse(&syntax, argc, argv, &options);
     if (code == CLI_GO_ON)
         code = find_kind(&options, &kind);
     if (code == CLI_GO_ON)
-        code = compare_operator_files(&options, &report);
+        code = kind == GDN_IO_RESULT ? compare_operator_files(&options, &report)
+                                     : compare_layer_files(&options, &report);
     if (code == CLI_GO_ON) {
         cli_print_report(&report, options.all);
         cli_print_verdict(options.command, &report);

@@ -122,6 +122,62 @@ static int check_operator_file(const cli_options *o, const gdn_context *context,
     return code;
 }
 
+static int check_layer_dims(const cli_options *o, const gdn_layer *found,
+                            const gdn_layer *expected) {
+    const struct {
+        const char *name;
+        int64_t found, expected;
+    } dims[] = {{"T", found->T, expected->T},
+                {"D", found->D, expected->D},
+                {"Hk", found->Hk, expected->Hk},
+                {"Hv", found->Hv, expected->Hv},
+                {"K", found->K, expected->K},
+                {"V", found->V, expected->V},
+                {"conv_width", found->conv_width, expected->conv_width}};
+    int code = CLI_GO_ON;
+    for (size_t i = 0; code == CLI_GO_ON && i < sizeof(dims) / sizeof(dims[0]); ++i)
+        code = check_dim(o, dims[i].name, dims[i].found, dims[i].expected);
+    return code;
+}
+
+static int check_layer(const cli_options *o, const gdn_context *context, const gdn_io_layer_case *c,
+                       gdn_io_layer_result *r, gdn_check_report *report) {
+    gdn_layer layer = c->layer;
+    const gdn_gradcheck_options options = check_options(o);
+    const gdn_gradcheck_layer_inputs inputs = {sizeof(inputs), c->x, c->dout, c->cu_seqlens,
+                                               &c->weights};
+    layer.dtype = o->dtype;
+    layer.flags = o->exact ? GDN_LAYER_EXACT : 0;
+    gdn_status status = GDN_STATUS_OK;
+    if (o->result) {
+        status = gdn_io_layer_result_read(o->result, r);
+        if (status != GDN_STATUS_OK)
+            return cli_report_file(o->command, o->result, status);
+        if (!r->dx)
+            return no_gradients(o);
+        const int code = check_layer_dims(o, &r->layer, &c->layer);
+        if (code != CLI_GO_ON)
+            return code;
+        layer.dtype = result_dtype(o, r->dtype);
+    }
+    const gdn_gradcheck_layer_gradients given = {sizeof(given), r->dx, &r->dweights};
+    status =
+        gdn_gradcheck_layer(context, &layer, &inputs, o->result ? &given : NULL, &options, report);
+    return status == GDN_STATUS_OK ? CLI_GO_ON : cli_report_file(o->command, o->path[0], status);
+}
+
+static int check_layer_file(const cli_options *o, const gdn_context *context,
+                            gdn_check_report *report) {
+    gdn_io_layer_case c = {.size = sizeof(c)};
+    gdn_io_layer_result r = {.size = sizeof(r)};
+    const gdn_status status = gdn_io_layer_case_read(o->path[0], &c);
+    const int code = status == GDN_STATUS_OK ? check_layer(o, context, &c, &r, report)
+                                             : cli_report_file(o->command, o->path[0], status);
+    gdn_io_layer_result_free(&r);
+    gdn_io_layer_case_free(&c);
+    return code;
+}
+
 int cli_gradcheck(int argc, char **argv) {
     cli_options options;
     gdn_context *context = NULL;
@@ -136,7 +192,8 @@ int cli_gradcheck(int argc, char **argv) {
     if (code == CLI_GO_ON && !options.result)
         code = cli_open_context(&options, &context);
     if (code == CLI_GO_ON)
-        code = check_operator_file(&options, context, &report);
+        code = kind == GDN_IO_CASE ? check_operator_file(&options, context, &report)
+                                   : check_layer_file(&options, context, &report);
     if (code == CLI_GO_ON) {
         cli_print_report(&report, options.all);
         cli_print_verdict(options.command, &report);

@@ -43,10 +43,12 @@ static double *room(int64_t count, int *missing) {
 static int check_finite(const cli_options *o, const gdni_shape *s, const double *data) {
     for (int64_t i = 0; data && i < s->count; ++i)
         if (!isfinite(data[i])) {
+            char place[96];
+            gdni_format_place(s, i, place);
             fprintf(stderr,
-                    "gdn run: %s: element %lld of %s is %g, expected a finite number; nothing "
+                    "gdn run: %s: %s at %s is %g, expected a finite number; nothing "
                     "written\n",
-                    o->path[0], (long long)i, s->name, data[i]);
+                    o->path[0], s->name, place, data[i]);
             return CLI_FAILED;
         }
     return CLI_GO_ON;
@@ -128,6 +130,65 @@ static int run_operator_file(const cli_options *o, const gdn_context *context) {
     return code;
 }
 
+static int run_layer(const cli_options *o, const gdn_context *context, const gdn_io_layer_case *c,
+                     gdn_io_layer_result *r) {
+    gdn_layer layer = c->layer;
+    int missing = 0, code;
+    layer.dtype = o->dtype;
+    layer.flags = o->exact ? GDN_LAYER_EXACT : 0;
+    gdn_status status = gdn_layer_supported(context, &layer);
+    if (status != GDN_STATUS_OK)
+        return cli_report_file(o->command, o->path[0], status);
+
+    const gdn_layer_weights none = GDN_LAYER_WEIGHTS_INIT;
+    const gdni_shape out = gdni_layer_activation_shape(&layer, "out");
+    const gdni_shape dx = gdni_layer_activation_shape(&layer, "dx");
+    r->dweights = none;
+    r->out = room(out.count, &missing);
+    if (c->dout) {
+        r->dx = room(dx.count, &missing);
+        for (int i = 0; i < GDNI_LAYER_WEIGHTS; ++i)
+            *gdni_layer_weight(&r->dweights, i) =
+                room(gdni_layer_weight_shape(&layer, i).count, &missing);
+    }
+    if (missing)
+        return out_of_memory(o);
+    const gdni_layer_values values = {.x = c->x,
+                                      .dout = c->dout,
+                                      .cu_seqlens = c->cu_seqlens,
+                                      .weights = &c->weights,
+                                      .out = r->out,
+                                      .dx = r->dx,
+                                      .dweights = c->dout ? &r->dweights : NULL};
+    status = gdni_evaluate_layer(context, &layer, &values);
+    if (status != GDN_STATUS_OK)
+        return cli_report_file(o->command, o->path[0], status);
+    if ((code = check_finite(o, &out, r->out)) != CLI_GO_ON ||
+        (code = check_finite(o, &dx, r->dx)) != CLI_GO_ON)
+        return code;
+    for (int i = 0; i < GDNI_LAYER_WEIGHTS; ++i) {
+        const gdni_shape s = gdni_layer_weight_shape(&layer, i);
+        if ((code = check_finite(o, &s, *gdni_layer_weight(&r->dweights, i))) != CLI_GO_ON)
+            return code;
+    }
+    r->layer = layer;
+    r->ranks = 1;
+    describe(o, context, r->backend, r->dtype, r->library_version);
+    status = gdn_io_layer_result_write(o->output, r);
+    return status == GDN_STATUS_OK ? CLI_OK : cli_report_file(o->command, o->output, status);
+}
+
+static int run_layer_file(const cli_options *o, const gdn_context *context) {
+    gdn_io_layer_case c = {.size = sizeof(c)};
+    gdn_io_layer_result r = {.size = sizeof(r)};
+    const gdn_status status = gdn_io_layer_case_read(o->path[0], &c);
+    const int code = status == GDN_STATUS_OK ? run_layer(o, context, &c, &r)
+                                             : cli_report_file(o->command, o->path[0], status);
+    gdn_io_layer_result_free(&r);
+    gdn_io_layer_case_free(&c);
+    return code;
+}
+
 int cli_run(int argc, char **argv) {
     cli_options options;
     gdn_context *context = NULL;
@@ -141,7 +202,8 @@ int cli_run(int argc, char **argv) {
     if (code == CLI_GO_ON)
         code = cli_open_context(&options, &context);
     if (code == CLI_GO_ON)
-        code = run_operator_file(&options, context);
+        code = kind == GDN_IO_CASE ? run_operator_file(&options, context)
+                                   : run_layer_file(&options, context);
     gdn_context_destroy(context);
     return code;
 }
