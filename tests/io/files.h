@@ -14,7 +14,10 @@ static char files_dir[64];
 
 static inline void files_begin(void) {
     /* In pieces: the mark of unfinished code is searched for. */
-    strcpy(files_dir, "/tmp/gdn-io-" "XX" "XX" "XX");
+    strcpy(files_dir, "/tmp/gdn-io-"
+                      "XX"
+                      "XX"
+                      "XX");
     if (!mkdtemp(files_dir)) {
         perror("mkdtemp");
         exit(1);
