@@ -35,7 +35,7 @@ typedef enum gdni_pass {
 /* Memory of one thread. */
 typedef struct gdni_scratch {
     float *square[4]; /* GDNI_SQUARE each */
-    float *rows[4];   /* GDNI_CHUNK x max(K, V) each */
+    float *rows[4];   /* GDNI_CHUNK x max(K, V, GDNI_SLICE) each */
 } gdni_scratch;
 
 /* Rows of tokens as fp32. */
