@@ -172,6 +172,7 @@ static int run_layer(const cli_options *o, const gdn_context *context, const gdn
             return code;
     }
     r->layer = layer;
+    r->naming = c->naming;
     r->ranks = 1;
     describe(o, context, r->backend, r->dtype, r->library_version);
     status = gdn_io_layer_result_write(o->output, r);
