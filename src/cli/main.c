@@ -11,6 +11,7 @@ int cli_gradcheck(int argc, char **argv);
 int cli_data(int argc, char **argv);
 int cli_train(int argc, char **argv);
 int cli_plot(int argc, char **argv);
+int cli_bench(int argc, char **argv);
 int cli_info(int argc, char **argv);
 
 static const cli_command commands[] = {
@@ -20,6 +21,7 @@ static const cli_command commands[] = {
     {"data", "turn a text into a dataset of tokens", cli_data},
     {"train", "train a language model of GDN layers", cli_train},
     {"plot", "draw loss curves or gradient checks as SVG", cli_plot},
+    {"bench", "time the operator, and check what was timed", cli_bench},
     {"info", "what this build contains and this machine has", cli_info},
     {NULL, NULL, NULL},
 };
