@@ -13,7 +13,8 @@
 
 enum {
     CHANNEL_TILE = 128,
-    TOKEN_BLOCK = 256
+    TOKEN_BLOCK = 256,
+    SUM_TOKENS = 16 /* whose part of dweight is summed in `real` before float64 takes over */
 };
 
 /* The tokens [begin, end) of one sequence, or of the padding behind the last one. */

@@ -77,14 +77,27 @@ static inline real *TYPED(conv_gradient_row)(const gdn_conv1d *p, const conv_run
     return (real *)p->dhalo + (p->width - 1 + u) * p->channels + c0;
 }
 
+/* Moves the sums of the last tokens to float64. */
+static inline void TYPED(conv_flush)(int32_t width, int64_t n,
+                                     real part[GDNI_MAX_CONV_WIDTH][CHANNEL_TILE],
+                                     double dweight[GDNI_MAX_CONV_WIDTH][CHANNEL_TILE]) {
+    for (int32_t w = 0; w < width; ++w)
+        for (int64_t c = 0; c < n; ++c) {
+            dweight[w][c] += (double)part[w][c];
+            part[w][c] = 0;
+        }
+}
+
 static GDNI_CLONES void TYPED(conv_backward_tile)(const gdn_conv1d *p, int64_t c0, int64_t n) {
     TYPED(conv_taps) taps;
     double dweight[GDNI_MAX_CONV_WIDTH][CHANNEL_TILE];
+    real part[GDNI_MAX_CONV_WIDTH][CHANNEL_TILE]; /* of up to SUM_TOKENS tokens */
     real sum[CHANNEL_TILE], ds[CHANNEL_TILE];
     const int32_t width = p->width;
     conv_run run = {0, 0, 0};
     TYPED(conv_load)(p, c0, n, &taps);
     memset(dweight, 0, width * sizeof(dweight[0]));
+    memset(part, 0, width * sizeof(part[0]));
     for (int32_t w = 0; p->dhalo && w < width - 1; ++w)
         memset((real *)p->dhalo + w * (int64_t)p->channels + c0, 0, n * sizeof(real));
     for (int64_t t = 0; t < p->T; ++t) {
@@ -93,6 +106,8 @@ static GDNI_CLONES void TYPED(conv_backward_tile)(const gdn_conv1d *p, int64_t c
         if (t >= run.end)
             run = run_at(p, t);
         memset(dx, 0, n * sizeof(real));
+        if (t % SUM_TOKENS == 0)
+            TYPED(conv_flush)(width, n, part, dweight);
         if (run.padding)
             continue;
         TYPED(conv_sum)(p, &run, t, c0, n, &taps, sum);
@@ -106,12 +121,13 @@ static GDNI_CLONES void TYPED(conv_backward_tile)(const gdn_conv1d *p, int64_t c
             real *gradient = TYPED(conv_gradient_row)(p, &run, u, c0);
             if (row)
                 for (int64_t c = 0; c < n; ++c)
-                    dweight[w][c] += (double)ds[c] * (double)row[c];
+                    part[w][c] += ds[c] * row[c];
             if (gradient)
                 for (int64_t c = 0; c < n; ++c)
                     gradient[c] += ds[c] * taps.tap[w][c];
         }
     }
+    TYPED(conv_flush)(width, n, part, dweight);
     real *out = (real *)p->dweight + c0 * width;
     for (int64_t c = 0; c < n; ++c)
         for (int32_t w = 0; w < width; ++w)
