@@ -18,7 +18,8 @@ extern "C" {
 /* One tensor, or one head of one tensor, against its reference. */
 typedef struct gdn_check_row {
     char name[32];    /* of the tensor: "dq", "out_proj", ... */
-    char against[24]; /* "float64", "finite difference", "result" */
+    char against[24]; /* "result", "float64", "finite difference"; "float64 v. difference": the
+                         float64 gradient itself; "zero padding" */
     int32_t head;     /* -1: the tensor has no heads */
     double error; /* |got - want| / |want| (relative L2); against differences: of the directional
                      derivative */

@@ -73,6 +73,9 @@ GDN_API GDN_CHECK_RESULT gdn_status gdni_evaluate_layer(const gdn_context *conte
 GDN_CHECK_RESULT gdn_status gdni_round(const gdni_shape *shape, gdn_dtype dtype, const double *from,
                                        double *to);
 
+/* count zeros, released with free(). */
+GDN_CHECK_RESULT gdn_status gdni_zeros(const char *function, double **out, int64_t count);
+
 /* ---- Comparison --------------------------------------------------------------------------------
  */
 

@@ -70,6 +70,14 @@ gdn_status gdni_download(const gdni_shape *s, gdn_dtype dtype, const void *from,
     return to ? gdn_convert(GDN_DTYPE_FP64, to, dtype, from, s->count) : GDN_STATUS_OK;
 }
 
+gdn_status gdni_zeros(const char *function, double **out, int64_t count) {
+    *out = calloc((size_t)count + 1, sizeof(double));
+    if (!*out)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory for %lld numbers", function,
+                         (long long)count);
+    return GDN_STATUS_OK;
+}
+
 gdn_status gdni_round(const gdni_shape *s, gdn_dtype dtype, const double *from, double *to) {
     gdni_buffers b = {.count = 0};
     const void *rounded;

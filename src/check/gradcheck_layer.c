@@ -28,19 +28,11 @@ typedef struct layer_check {
     gdn_check_report *report;
 } layer_check;
 
-static gdn_status allocate(double **out, int64_t count) {
-    *out = calloc((size_t)count + 1, sizeof(double));
-    if (!*out)
-        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory for %lld numbers", FUNCTION,
-                         (long long)count);
-    return GDN_STATUS_OK;
-}
-
 /* A finite copy rounded to dtype. */
 static gdn_status copy_input(const gdni_shape *s, gdn_dtype dtype, const double *from,
                              double **to) {
     GDNI_REQUIRE(from || s->count == 0, "%s: inputs->%s is NULL", FUNCTION, s->name);
-    GDN_TRY(allocate(to, s->count));
+    GDN_TRY(gdni_zeros(FUNCTION, to, s->count));
     for (int64_t i = 0; i < s->count; ++i)
         if (!isfinite(from[i])) {
             char place[96];
@@ -65,7 +57,7 @@ static gdn_status prepare_inputs(layer_check *c, const gdn_gradcheck_layer_input
     GDN_TRY(copy_input(&c->shapes[X], real, in->x, &c->inputs[X]));
     if (in->dout)
         return copy_input(&dout, real, in->dout, &c->dout);
-    GDN_TRY(allocate(&c->dout, dout.count));
+    GDN_TRY(gdni_zeros(FUNCTION, &c->dout, dout.count));
     for (int64_t i = 0; i < dout.count; ++i)
         c->dout[i] = gdni_normal(random);
     return gdni_round(&dout, real, c->dout, c->dout);
@@ -195,10 +187,10 @@ static gdn_status difference_all(layer_check *c, const gdn_gradcheck_options *op
     int64_t most = 0;
     for (int i = 0; i < TENSORS; ++i)
         most = c->shapes[i].count > most ? c->shapes[i].count : most;
-    GDN_TRY_GOTO(allocate(&m.direction, most), cleanup);
-    GDN_TRY_GOTO(allocate(&m.moved, most), cleanup);
-    GDN_TRY_GOTO(allocate(&m.out, c->shapes[X].count), cleanup);
-    GDN_TRY_GOTO(allocate(&m.derivative, c->shapes[X].count), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.direction, most), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.moved, most), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.out, c->shapes[X].count), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.derivative, c->shapes[X].count), cleanup);
     GDN_TRY_GOTO(difference_tensor(c, X, options, random, &m), cleanup);
     for (int i = 0; i < X; ++i)
         GDN_TRY_GOTO(difference_tensor(c, i, options, random, &m), cleanup);
@@ -248,7 +240,7 @@ static gdn_status check(layer_check *c, const gdn_context *context,
     uint64_t random = options->seed;
     GDN_TRY(prepare_inputs(c, inputs, &random));
     for (int i = 0; i < TENSORS; ++i)
-        GDN_TRY(allocate(&c->want[i], c->shapes[i].count));
+        GDN_TRY(gdni_zeros(FUNCTION, &c->want[i], c->shapes[i].count));
     GDN_TRY(backward(c, c->reference, &c->exact, c->want));
     if (given) {
         c->got[X] = given->dx;
@@ -256,7 +248,7 @@ static gdn_status check(layer_check *c, const gdn_context *context,
             c->got[i] = *gdni_layer_weight(given->dweights, i);
     } else {
         for (int i = 0; i < TENSORS; ++i) {
-            GDN_TRY(allocate(&c->computed[i], c->shapes[i].count));
+            GDN_TRY(gdni_zeros(FUNCTION, &c->computed[i], c->shapes[i].count));
             c->got[i] = c->computed[i];
         }
         GDN_TRY(backward(c, context, &c->layer, c->computed));

@@ -46,14 +46,6 @@ typedef struct operator_check {
     gdn_check_report *report;
 } operator_check;
 
-static gdn_status allocate(double **out, int64_t count) {
-    *out = calloc((size_t)count + 1, sizeof(double));
-    if (!*out)
-        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory for %lld numbers", FUNCTION,
-                         (long long)count);
-    return GDN_STATUS_OK;
-}
-
 /* The inputs rounded to the types of the tested run; what is absent is zero, do is drawn. */
 static gdn_status prepare_inputs(operator_check *c, const gdn_gradcheck_inputs *in,
                                  uint64_t *random) {
@@ -65,7 +57,7 @@ static gdn_status prepare_inputs(operator_check *c, const gdn_gradcheck_inputs *
         const gdni_shape *s = &c->shapes[i];
         GDNI_REQUIRE(given[i] || i >= H0 || s->count == 0, "%s: inputs->%s is NULL", FUNCTION,
                      input_names[i]);
-        GDN_TRY(allocate(&c->inputs[i], s->count));
+        GDN_TRY(gdni_zeros(FUNCTION, &c->inputs[i], s->count));
         if (given[i])
             memcpy(c->inputs[i], given[i], (size_t)s->count * sizeof(double));
         else if (i == DO)
@@ -277,12 +269,12 @@ static gdn_status difference_all(operator_check *c, const gdn_gradcheck_options 
     int64_t most = 0;
     for (int i = 0; i < GRADIENTS; ++i)
         most = c->shapes[i].count > most ? c->shapes[i].count : most;
-    GDN_TRY_GOTO(allocate(&m.direction, most), cleanup);
-    GDN_TRY_GOTO(allocate(&m.moved, most), cleanup);
-    GDN_TRY_GOTO(allocate(&m.o, c->shapes[DO].count), cleanup);
-    GDN_TRY_GOTO(allocate(&m.do_, c->shapes[DO].count), cleanup);
-    GDN_TRY_GOTO(allocate(&m.S, c->shapes[DHT].count), cleanup);
-    GDN_TRY_GOTO(allocate(&m.dS, c->shapes[DHT].count), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.direction, most), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.moved, most), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.o, c->shapes[DO].count), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.do_, c->shapes[DO].count), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.S, c->shapes[DHT].count), cleanup);
+    GDN_TRY_GOTO(gdni_zeros(FUNCTION, &m.dS, c->shapes[DHT].count), cleanup);
     m.differences = calloc((size_t)c->problem.Hv, sizeof(*m.differences));
     m.rows = calloc(2 * (size_t)c->problem.Hv, sizeof(*m.rows));
     if (!m.differences || !m.rows) {
@@ -344,7 +336,7 @@ static gdn_status check(operator_check *c, const gdn_context *context,
     uint64_t random = options->seed;
     GDN_TRY(prepare_inputs(c, inputs, &random));
     for (int i = 0; i < GRADIENTS; ++i)
-        GDN_TRY(allocate(&c->want[i], c->shapes[i].count));
+        GDN_TRY(gdni_zeros(FUNCTION, &c->want[i], c->shapes[i].count));
     /* The one run whose inputs are looked at: differences may move g above 0. */
     gdn_problem checked = c->exact;
     checked.flags |= GDN_FLAG_CHECKED;
@@ -355,7 +347,7 @@ static gdn_status check(operator_check *c, const gdn_context *context,
         memcpy(c->got, got, sizeof(c->got));
     } else {
         for (int i = 0; i < GRADIENTS; ++i) {
-            GDN_TRY(allocate(&c->computed[i], c->shapes[i].count));
+            GDN_TRY(gdni_zeros(FUNCTION, &c->computed[i], c->shapes[i].count));
             c->got[i] = c->computed[i];
         }
         GDN_TRY(backward(c, context, &c->problem, c->computed));

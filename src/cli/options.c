@@ -140,6 +140,10 @@ int cli_parse(const cli_syntax *syntax, int argc, char **argv, cli_options *o) {
         }
         if (option == ':')
             return cli_usage(o->command, "%s: expected a value, found nothing", argv[optind - 1]);
+        if (option == '?' && optopt > 255)
+            return cli_usage(o->command, "%s: expected no value", argv[optind - 1]);
+        if (option == '?' && optopt)
+            return cli_usage(o->command, "unknown option '-%c'", optopt);
         if (option == '?')
             return cli_usage(o->command, "unknown option '%s'", argv[optind - 1]);
         const int code = parse_option(o, option, optarg);

@@ -1,5 +1,5 @@
 /* The comparator: what must fail fails, what must pass passes, and the row says where. */
-#include "gdn_check.h"
+#include "check/check.h"
 
 #include "harness.h"
 
@@ -216,7 +216,62 @@ static void test_tolerances(void) {
     CHECK(gdn_check_default_tolerance("dg", GDN_DTYPE_FP16) == 2e-2, "fp16 dg");
 }
 
+/* One number a head: the whole is held to the tolerance, each head to that of a wrong factor. */
+static void test_few_elements(void) {
+    const gdni_shape shape = {"A_log", 1, 0, {4}, 4};
+    const double want[4] = {1, -1e-3, 2, 0.5};
+    const struct {
+        double factor; /* of the small head */
+        int pass;
+    } tries[] = {{1, 1}, {1.002, 1}, {1.01, 0}, {0.99, 0}, {0, 0}, {NAN, 0}};
+    for (size_t i = 0; i < sizeof(tries) / sizeof(tries[0]); ++i) {
+        const double got[4] = {1, -1e-3 * tries[i].factor, 2, 0.5};
+        gdn_check_report report = GDN_CHECK_REPORT_INIT;
+        CHECK(gdni_compare_standing(&shape, got, want, GDN_DTYPE_FP32, 1, "result", &report) ==
+                  GDN_STATUS_OK,
+              "%s", gdn_last_error());
+        CHECK(report.count == 5 && report.rows[0].head == -1, "%zu rows", report.count);
+        CHECK(report.pass == tries[i].pass && report.rows[2].pass == tries[i].pass,
+              "a factor of %g in a small head", tries[i].factor);
+        gdn_check_report_free(&report);
+    }
+    /* 1e-4 of a large head is noise of that head alone, but not of the whole. */
+    const double got[4] = {1, -1e-3, 2 * 1.0001, 0.5};
+    gdn_check_report report = GDN_CHECK_REPORT_INIT;
+    CHECK(gdni_compare_standing(&shape, got, want, GDN_DTYPE_FP32, 1, "result", &report) ==
+              GDN_STATUS_OK,
+          "%s", gdn_last_error());
+    CHECK(!report.rows[0].pass && report.rows[3].pass, "the whole fails");
+    gdn_check_report_free(&report);
+}
+
+/* Below a type's subnormals nothing can be told apart. */
+static void test_quantum(void) {
+    const gdni_shape shape = {"dq", 3, 1, {ROWS, HEADS, DIM}, COUNT};
+    double want[COUNT], got[COUNT];
+    static const struct {
+        gdn_dtype dtype;
+        double quantum;
+    } types[] = {{GDN_DTYPE_FP16, 0x1p-24}, {GDN_DTYPE_BF16, 0x1p-133}, {GDN_DTYPE_FP32, 0x1p-149}};
+    for (int t = 0; t < 3; ++t)
+        for (int wrong = 0; wrong < 2; ++wrong) {
+            gdn_check_report report = GDN_CHECK_REPORT_INIT;
+            for (int i = 0; i < COUNT; ++i) {
+                want[i] = types[t].quantum * (double)(1 + i % 5);
+                got[i] = want[i] + (wrong ? 3 : 0.5) * types[t].quantum;
+            }
+            CHECK(gdni_compare_standing(&shape, got, want, types[t].dtype, 1, "result", &report) ==
+                      GDN_STATUS_OK,
+                  "%s", gdn_last_error());
+            CHECK(report.pass == !wrong, "%s: %s quanta off, error %g",
+                  gdn_dtype_name(types[t].dtype), wrong ? "3" : "0.5", report.rows[0].error);
+            gdn_check_report_free(&report);
+        }
+}
+
 int main(void) {
+    test_few_elements();
+    test_quantum();
     test_errors();
     test_wrong();
     test_zeros_and_extremes();

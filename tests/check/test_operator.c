@@ -212,6 +212,34 @@ static void test_planted(gdn_dtype dtype) {
     release(&s);
 }
 
+/* The noise that bf16 operands leave, 4e-3 an element, passes; with a factor of 1.01 it does not.
+ */
+static void test_noise(void) {
+    sample s = make(GDN_DTYPE_BF16);
+    harness_random r = {5};
+    for (int which = 0; which < 6; ++which)
+        for (int64_t i = 0; i < s.counts[which]; ++i)
+            s.gradients[which][i] *= 1 + 4e-3 * harness_normal(&r);
+    gdn_check_report report = check_given(&s, 2);
+    for (size_t i = 0; i < report.count; ++i)
+        CHECK(report.rows[i].pass, "%s against %s, head %d: error %g, scale %g",
+              report.rows[i].name, report.rows[i].against, report.rows[i].head,
+              report.rows[i].error, report.rows[i].scale_error);
+    gdn_check_report_free(&report);
+    for (int which = 0; which < 6; ++which)
+        for (int64_t h = 0, heads = heads_of(&s, which); h < heads; ++h) {
+            const int64_t inner = inner_of(&s, which);
+            for (int plant = 0; plant < 2; ++plant) {
+                for (int64_t i = 0; i < s.counts[which]; ++i)
+                    if (i / inner % heads == h)
+                        s.gradients[which][i] *= plant ? 1 / 1.01 : 1.01;
+                if (!plant)
+                    expect_failure(&s, which, h, "a factor of 1.01 in noise");
+            }
+        }
+    release(&s);
+}
+
 /* A wrong gradient also disagrees with the differences. */
 static void test_differences_find(void) {
     sample s = make(GDN_DTYPE_FP32);
@@ -352,6 +380,7 @@ int main(void) {
     test_planted(GDN_DTYPE_FP32);
     test_planted(GDN_DTYPE_BF16);
     test_planted(GDN_DTYPE_FP16);
+    test_noise();
     test_differences_find();
     test_backends();
     test_subnormal();

@@ -116,6 +116,9 @@ def test_usage():
         fails(2, command, "case.h5", "-o", "x.h5", "--backend", "cpu", "--dtype", "fp64",
               has=["fp64"])
     fails(2, "run", "case.h5", has=["-o"])
+    fails(2, "run", "case.h5", "-xo", "x.h5", has=["'-x'"])
+    fails(2, "run", "case.h5", "-o", "x.h5", "--exact=3", has=["--exact=3", "value"])
+    fails(2, "run", "case.h5", "-o", has=["-o", "value"])
     fails(2, "run", "case.h5", "-o", "x.h5", "--directions", "1", has=["--directions"])
     for text in ("-1", "x", "1001", "", "1.5"):
         fails(2, "gradcheck", "case.h5", "--directions", text, has=["--directions"])
