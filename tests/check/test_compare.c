@@ -104,6 +104,15 @@ static void test_wrong(void) {
             CHECK(!passes(got, got), "%g on both sides passes", bad[b]);
         }
 
+    /* Where the scale is not looked at either. */
+    gdn_check_report report = GDN_CHECK_REPORT_INIT;
+    gdn_check_tensor t = tensor(got, want, -1);
+    t.scale_tolerance = 0;
+    memcpy(got, want, sizeof(got));
+    got[COUNT - 1] = NAN;
+    CHECK(gdn_check_compare(&t, &report) == GDN_STATUS_OK && !report.pass, "NaN passes");
+    gdn_check_report_free(&report);
+
     memset(got, 0, sizeof(got));
     CHECK(!passes(got, want), "zeros pass");
     for (int i = 0; i < COUNT; ++i)

@@ -261,6 +261,34 @@ static void test_differences_find(void) {
     release(&s);
 }
 
+/* A head whose gate leaves dg and dh0 of 1e-11: differences cannot resolve dg there, pass, and say
+ * so by the row's tolerance. L is affine in the state, and its difference still resolves
+ * dh0. */
+static void test_saturated(void) {
+    sample s = make(GDN_DTYPE_FP32);
+    for (int64_t i = 3; i < s.counts[3]; i += 4)
+        s.g[i] = -25;
+    s.cu_seqlens[2] = 14; /* the gradient of an empty sequence's state is dht */
+    solve(&s, GDN_DTYPE_FP32);
+    gdn_check_report report = check_given(&s, 2);
+    double dg = 0, dh0 = INFINITY;
+    for (size_t i = 0; i < report.count; ++i) {
+        const gdn_check_row *row = &report.rows[i];
+        CHECK(row->pass, "%s against %s, head %d: error %g of %g", row->name, row->against,
+              row->head, row->error, row->tolerance);
+        if (row->head != 3 || strcmp(row->against, "float64 v. difference"))
+            continue;
+        if (!strcmp(row->name, "dg"))
+            dg = row->tolerance;
+        if (!strcmp(row->name, "dh0"))
+            dh0 = row->tolerance;
+    }
+    CHECK(dg > 1e-2, "dg of a saturated head is held to %g", dg);
+    CHECK(dh0 < 1e-2, "dh0 of a saturated head is held to %g", dh0);
+    gdn_check_report_free(&report);
+    release(&s);
+}
+
 /* What the backends compute passes. */
 static void test_backends(void) {
     static const struct {
@@ -381,6 +409,7 @@ int main(void) {
     test_planted(GDN_DTYPE_BF16);
     test_planted(GDN_DTYPE_FP16);
     test_noise();
+    test_saturated();
     test_differences_find();
     test_backends();
     test_subnormal();
