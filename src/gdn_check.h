@@ -72,8 +72,8 @@ typedef struct gdn_gradcheck_options {
     size_t size;
     int32_t directions; /* random directions a tensor for finite differences; 0 = none; default 2 */
     uint64_t seed;      /* of the directions, and of do where none is given */
-    double step;        /* of the central differences, relative to the direction's size; 0 = 1e-4,
-                           or 1 where the loss is affine */
+    double step; /* of the central differences, relative to the direction's size; 0 = 1e-4; 1e-5
+                    where it goes through an l2 norm, 1 where the loss is affine */
     double tolerance_factor; /* multiplies the standing tolerances; 0 = 1 */
 } gdn_gradcheck_options;
 

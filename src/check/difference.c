@@ -6,9 +6,9 @@
  * order). For a gradient G it is N(0, (u |G|)^2): errors are given in units of u |G|. Three things
  * keep it from <G, d>:
  *
- *   truncation   s^4 L^(5) / 30: at s = 1e-4 below 1e-9 even where the l2 norm of a small q or k
- *                bends L on a scale of 1e-2. The tolerance of 1e-6 covers it. L is affine in q, v
- *                and the state: there s = 1.
+ *   truncation   s^4 L^(5) / 30, below 1e-9 at s = 1e-4. The l2 norm of a small q or k bends L on
+ *                a scale of 1e-2 and less: there s = 1e-5. The tolerance of 1e-6 covers both. L is
+ *                affine in q, v and the state: there s = 1.
  *   rounding     Every output carries a few roundings of its own size, which the division by s
  *                magnifies. gdni_difference_noise() estimates it, and a row's tolerance is not
  *                below it: where the gate leaves a gradient of e^-30, the difference knows nothing

@@ -127,7 +127,7 @@ static gdn_status differentiate(const layer_check *c, int i, const gdn_gradcheck
                                 const difference_space *m, gdni_difference *difference) {
     const int64_t count = c->shapes[X].count;
     const int affine = i == GDNI_LAYER_NORM || i == GDNI_LAYER_OUT_PROJ;
-    const double step = options->step > 0 ? options->step : affine ? 1 : 1e-4;
+    const double step = options->step > 0 ? options->step : affine ? 1 : 1e-5;
     double *inputs[TENSORS], sum = 0, squares = 0;
     int points;
     const gdni_point *stencil = gdni_stencil(affine, &points);

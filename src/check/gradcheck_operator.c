@@ -190,7 +190,11 @@ static void accumulate(double *sum, double weight, const double *x, int64_t coun
 static gdn_status differentiate(const operator_check *c, int i,
                                 const gdn_gradcheck_options *options, const difference_space *m) {
     const int64_t o_count = c->shapes[DO].count, S_count = c->shapes[DHT].count;
-    const double step = options->step > 0 ? options->step : is_affine(c, i) ? 1 : 1e-4;
+    const int bent = i <= K && (c->problem.flags & GDN_FLAG_L2NORM_QK);
+    const double step = options->step > 0 ? options->step
+                        : is_affine(c, i) ? 1
+                        : bent            ? 1e-5
+                                          : 1e-4;
     double *inputs[INPUTS];
     int points;
     const gdni_point *stencil = gdni_stencil(is_affine(c, i), &points);
