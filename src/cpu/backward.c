@@ -105,10 +105,9 @@ static void chunk_gradients(const gdni_plan *plan, int64_t chunk, int64_t hk,
 /* The chain of states through one window, forward in time. */
 static void recompute_window(const gdni_plan *plan, int64_t begin, int64_t end) {
     const int64_t Hk = plan->p->Hk;
-    const gdni_scratch scratch = gdni_scratch_of_thread(plan);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (end - begin) * Hk; ++task)
-        gdni_prepare(plan, begin + task / Hk, task % Hk, 0, &scratch);
+        gdni_prepare(plan, begin + task / Hk, task % Hk, 0);
     gdni_chain_forward(plan, begin, end);
 }
 
@@ -118,7 +117,7 @@ static void run_window(const gdni_plan *plan, int64_t begin, int64_t end, int ha
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (end - begin) * Hk; ++task) {
         const int64_t chunk = begin + task / Hk, hk = task % Hk;
-        gdni_prepare(plan, chunk, hk, 1, &scratch);
+        gdni_prepare(plan, chunk, hk, 1);
         for (int64_t h = hk * group; h < (hk + 1) * group; ++h) {
             if (!have_delta)
                 gdni_prepare_delta(plan, chunk, h, &scratch);

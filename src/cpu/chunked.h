@@ -203,8 +203,7 @@ gdni_scratch gdni_scratch_of_thread(const gdni_plan *plan);
 
 /* What a chunk needs from its tokens alone, for one k-head and its v-heads: conversions, gates, N,
  * T, Gam o T; with `queries` also QK^T and P. */
-void gdni_prepare(const gdni_plan *plan, int64_t chunk, int64_t hk, int queries,
-                  const gdni_scratch *scratch);
+void gdni_prepare(const gdni_plan *plan, int64_t chunk, int64_t hk, int queries);
 
 /* U and D of a chunk whose entry state is there, for one v-head. */
 void gdni_prepare_delta(const gdni_plan *plan, int64_t chunk, int64_t h,

@@ -33,7 +33,7 @@ static void run_window(const gdni_plan *plan, int64_t begin, int64_t end) {
     const gdni_scratch scratch = gdni_scratch_of_thread(plan);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (end - begin) * Hk; ++task)
-        gdni_prepare(plan, begin + task / Hk, task % Hk, 1, &scratch);
+        gdni_prepare(plan, begin + task / Hk, task % Hk, 1);
     gdni_chain_forward(plan, begin, end);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (end - begin) * Hv; ++task)

@@ -6,7 +6,9 @@
 
 enum {
     ALIGNMENT = 64, /* of every array in the workspace */
-    TASKS = 4       /* (chunk, k-head) pairs a thread and window, at least */
+    /* (chunk, k-head) pairs a thread and window: more of them mean fewer waits for each other, and
+     * more memory. */
+    TASKS = 16
 };
 
 /* Hands out workspace from the front; measures where base is NULL. */

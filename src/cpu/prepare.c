@@ -29,8 +29,7 @@ static void load(const gdni_plan *plan, int64_t chunk, int64_t hk, int queries) 
     }
 }
 
-void gdni_prepare(const gdni_plan *plan, int64_t chunk, int64_t hk, int queries,
-                  const gdni_scratch *scratch) {
+void gdni_prepare(const gdni_plan *plan, int64_t chunk, int64_t hk, int queries) {
     const gdn_problem *p = plan->p;
     const gdn_tensors *x = plan->x;
     const int64_t group = p->Hv / p->Hk, t = plan->chunk[chunk].start;

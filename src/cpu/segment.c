@@ -1,5 +1,4 @@
-/* What a segment hands to its neighbours: N, M and the decay of its last sequence, n of its first.
- */
+/* What a segment hands on: N, M and the decay of its last sequence, n of its first. */
 #include "chunked.h"
 
 #include <math.h>
@@ -7,10 +6,9 @@
 
 static void forward_window(const gdni_plan *plan, int64_t begin, int64_t end, float *M) {
     const int64_t Hk = plan->p->Hk;
-    const gdni_scratch scratch = gdni_scratch_of_thread(plan);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (end - begin) * Hk; ++task)
-        gdni_prepare(plan, begin + task / Hk, task % Hk, 0, &scratch);
+        gdni_prepare(plan, begin + task / Hk, task % Hk, 0);
     if (plan->exit_state)
         gdni_chain_forward(plan, begin, end);
     if (M)
@@ -86,7 +84,7 @@ static void backward_window(const gdni_plan *plan, int64_t begin, int64_t end) {
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < (end - begin) * Hk; ++task) {
         const int64_t chunk = begin + task / Hk, hk = task % Hk;
-        gdni_prepare(plan, chunk, hk, 1, &scratch);
+        gdni_prepare(plan, chunk, hk, 1);
         for (int64_t h = hk * group; h < (hk + 1) * group; ++h)
             gdni_prepare_gradients(plan, chunk, h, &scratch);
     }
