@@ -9,8 +9,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$root/build-quickstart
 out=${1:-$build/run}
 config=$root/examples/05_quickstart/run.ini
-packages=(cmake g++ make pkg-config libhdf5-dev libopenblas-openmp-dev libinih-dev libsentencepiece-dev bible-kjv)
 started=$SECONDS
+. "$root/cmake/packages.sh"
 # Waiting threads sleep: spinning ones cost most of the speed where something else runs too.
 export OMP_WAIT_POLICY=passive
 
@@ -19,21 +19,8 @@ fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 # value TEXT NAME: the number after NAME= in a line of the command.
 value() { sed -n "s/.*$2=\([0-9.][0-9.]*\).*/\1/p" <<<"$1" | tail -n 1; }
 
-missing=()
-for package in "${packages[@]}"; do
-  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-done
-if ((${#missing[@]})); then
-  say "installing ${missing[*]}"
-  as_root=()
-  if ((EUID != 0)); then
-    command -v sudo >/dev/null || fail "needs root or sudo to install ${missing[*]}"
-    as_root=(sudo)
-  fi
-  "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
-    >/dev/null
-fi
+say "packages"
+install_packages "${gdn_build_packages[@]}" bible-kjv || fail "the packages could not be installed"
 
 say "building"
 cuda=OFF
