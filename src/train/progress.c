@@ -52,14 +52,17 @@ static void clear_line(const gdni_progress *p) {
         fputs("\r\033[K", p->screen);
 }
 
-static void print_row(const gdni_progress *p, FILE *to, const double *row) {
+/* The brief form fits a line of 80 columns, which is updated in place. */
+static void print_row(const gdni_progress *p, FILE *to, const double *row, int brief) {
     const double done = row[GDNI_LOG_STEP] - (double)p->first_step;
     const double left = (double)p->steps - row[GDNI_LOG_STEP];
     const long eta = lround((gdni_seconds() - p->started) / (done > 0 ? done : 1) * left);
-    fprintf(
-        to, "step %lld/%lld  loss %.4f  lr %.2e  gradient %.3f  %.0f tokens/s  ETA %ld:%02ld:%02ld",
-        (long long)row[GDNI_LOG_STEP], (long long)p->steps, row[GDNI_LOG_LOSS], row[GDNI_LOG_LR],
-        row[GDNI_LOG_GRAD_NORM], row[GDNI_LOG_TOKENS_PER_S], eta / 3600, eta / 60 % 60, eta % 60);
+    fprintf(to, "step %lld/%lld  loss %.4f", (long long)row[GDNI_LOG_STEP], (long long)p->steps,
+            row[GDNI_LOG_LOSS]);
+    if (!brief)
+        fprintf(to, "  lr %.2e  gradient %.3f", row[GDNI_LOG_LR], row[GDNI_LOG_GRAD_NORM]);
+    fprintf(to, "  %.0f tokens/s  ETA %ld:%02ld:%02ld", row[GDNI_LOG_TOKENS_PER_S], eta / 3600,
+            eta / 60 % 60, eta % 60);
 }
 
 gdn_status gdni_progress_row(gdni_progress *p, const double row[GDNI_LOG_COLUMNS]) {
@@ -69,15 +72,15 @@ gdn_status gdni_progress_row(gdni_progress *p, const double row[GDNI_LOG_COLUMNS
     memcpy(p->rows + p->count++ * GDNI_LOG_COLUMNS, row, GDNI_LOG_COLUMNS * sizeof(double));
     if (p->screen && p->terminal) {
         clear_line(p);
-        print_row(p, p->screen, row);
+        print_row(p, p->screen, row, 1);
         fflush(p->screen);
     } else if (p->screen && line) {
-        print_row(p, p->screen, row);
+        print_row(p, p->screen, row, 0);
         fputc('\n', p->screen);
         fflush(p->screen);
     }
     if (line) {
-        print_row(p, p->text, row);
+        print_row(p, p->text, row, 0);
         fputc('\n', p->text);
         fflush(p->text);
     }

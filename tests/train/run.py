@@ -1,5 +1,6 @@
 """Training runs: the loss falls, a resumed run is the uninterrupted one, another context works, a NaN stops."""
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -45,6 +46,23 @@ process.send_signal(signal.SIGTERM)
 rest = process.communicate(timeout=60)[0]
 c.check(process.returncode == 0 and "--resume continues" in rest, f"exit {process.returncode}: {rest}")
 c.check(newest("three"), "no checkpoint")
+
+# On a terminal one line is updated in place and fits 80 columns; log.txt has plain lines.
+master, slave = pty.openpty()
+process = subprocess.Popen([gdn, "train", "--data", "data.h5", "--out", "four", *FLAGS, "--steps", "12"], stdout=slave)
+os.close(slave)
+seen = b""
+while True:
+    try:
+        seen += os.read(master, 4096)
+    except OSError:  # the other end is closed
+        break
+c.check(process.wait() == 0, "run on a terminal")
+updates = [u for u in seen.decode().split("\r\x1b[K") if u.startswith("step")]
+c.check(len(updates) >= 12 and all(len(u.split("\r\n")[0]) < 80 for u in updates), f"updates: {updates}")
+with open("four/log.txt") as file:
+    lines = file.read().splitlines()
+c.check([line.split()[1] for line in lines if "tokens/s" in line] == ["1/12", "5/12", "10/12", "12/12"], f"{lines}")
 
 # Resuming what is finished changes nothing; a folder in use is not overwritten; other settings are refused.
 text = train("one", *one, "--resume")
