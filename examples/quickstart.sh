@@ -58,7 +58,7 @@ say "resuming: bit for bit as if it had not been killed"
 "${base[@]}" --resume
 
 continued=("$gdn" train --config "$config" --data "$out/kjv.h5" --init-from "$out/base" --steps 250 --lr 2e-3 --min-lr 2e-4
-  --warmup 10 --eval-every 125)
+  --warmup 10 --eval-every 50)
 say "continuing at the same context"
 short=$("${continued[@]}" --out "$out/short" | tee /dev/stderr)
 say "continuing at 8 times the context, as many tokens"

@@ -16,7 +16,7 @@ int cli_plot(int argc, char **argv);
 enum {
     MAX_RUNS = 8,
     SERIES_A_RUN = 3, /* loss of every step, smoothed loss, held-out loss */
-    SMOOTHING = 20    /* steps that one point of the smoothed curve averages */
+    SMOOTHING = 10    /* steps that one point of the smoothed curve averages */
 };
 
 static void print_help(void) {
@@ -125,6 +125,7 @@ static gdn_status plot_runs(char **paths, int count, const char *out) {
         const gdni_chart chart = {.title = "Loss",
                                   .x_label = "tokens seen",
                                   .y_label = "cross-entropy, nats a token",
+                                  .y_part = 0.96, /* without the fall of the first steps */
                                   .series = c->series,
                                   .count = c->count};
         status = gdni_chart_write(&chart, out);

@@ -80,7 +80,32 @@ static double tick_step(double range, int wanted) {
     return power * (part < 1.5 ? 1 : part < 3.5 ? 2 : part < 7.5 ? 5 : 10);
 }
 
-static int find_range(frame *f) {
+static int compare(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The value below which `part` of all the y lie. */
+static gdn_status quantile(const gdni_chart *c, double part, double *value) {
+    int64_t total = 0, count = 0;
+    for (int64_t s = 0; s < c->count; ++s)
+        total += c->series[s].count;
+    double *all = malloc((size_t)(total + 1) * sizeof(double));
+    if (!all)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "chart: out of memory");
+    for (int64_t s = 0; s < c->count; ++s)
+        for (int64_t i = 0; i < c->series[s].count; ++i)
+            if (drawable(c, c->series[s].x[i], c->series[s].y[i]))
+                all[count++] = y_value(c, c->series[s].y[i]);
+    qsort(all, (size_t)count, sizeof(double), compare);
+    if (count)
+        *value = all[(int64_t)(part * (double)(count - 1))];
+    free(all);
+    return GDN_STATUS_OK;
+}
+
+/* The ranges of the axes; 0 points where there is nothing to draw. */
+static gdn_status find_range(frame *f, int64_t *drawn) {
     const gdni_chart *c = f->chart;
     int64_t points = 0;
     for (int axis = 0; axis < 2; ++axis) {
@@ -104,6 +129,8 @@ static int find_range(frame *f) {
         f->low[0] = -0.5;
         f->high[0] = (double)c->category_count - 0.5;
     }
+    if (c->y_part > 0)
+        GDN_TRY(quantile(c, c->y_part, &f->high[1]));
     for (int axis = 0; axis < 2 && points; ++axis) {
         const double range = f->high[axis] - f->low[axis];
         const int exact = axis == 0;
@@ -115,7 +142,8 @@ static int find_range(frame *f) {
         f->low[1] = floor(f->low[1]);
         f->high[1] = ceil(f->high[1]);
     }
-    return points > 0;
+    *drawn = points;
+    return GDN_STATUS_OK;
 }
 
 static void x_axis(const frame *f) {
@@ -136,7 +164,11 @@ static void x_axis(const frame *f) {
     for (double x = ceil(f->low[0] / step) * step; x <= f->high[0] + 1e-9 * step; x += step) {
         char number[32];
         fprintf(f->file, "<path d=\"M%.1f %.1fv5\" stroke=\"#444\"/>\n", px(f, x), bottom);
-        snprintf(number, sizeof(number), "%.10g", x);
+        const double unit = step >= 1e6 ? 1e6 : step >= 1e3 ? 1e3 : 1;
+        snprintf(number, sizeof(number), "%.10g%s", x / unit,
+                 x == 0 || unit == 1 ? ""
+                 : unit == 1e3       ? "k"
+                                     : "M");
         label(f, px(f, x), bottom + 19, "text-anchor=\"middle\"", number);
     }
 }
@@ -261,7 +293,12 @@ static void draw(frame *f) {
     x_axis(f);
     fprintf(f->file, "<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#444\"/>\n", LEFT, TOP,
             TOP + PLOT_HEIGHT, WIDTH - RIGHT);
+    fprintf(f->file,
+            "<clipPath id=\"plot\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/>"
+            "</clipPath>\n<g clip-path=\"url(#plot)\">\n",
+            LEFT - 4, TOP, WIDTH - LEFT - RIGHT + 8, PLOT_HEIGHT + 4);
     draw_series(f);
+    fputs("</g>\n", f->file);
     label(f, (LEFT + WIDTH - RIGHT) / 2.0, bottom - 16, "text-anchor=\"middle\"", c->x_label);
     snprintf(attributes, sizeof(attributes),
              "text-anchor=\"middle\" transform=\"rotate(-90 20 %d)\"", TOP + PLOT_HEIGHT / 2);
@@ -273,7 +310,9 @@ static void draw(frame *f) {
 gdn_status gdni_chart_write(const gdni_chart *chart, const char *path) {
     frame f = {.chart = chart};
     char temporary[4096];
-    if (!find_range(&f))
+    int64_t drawn = 0;
+    GDN_TRY(find_range(&f, &drawn));
+    if (!drawn)
         return gdni_fail(GDN_STATUS_BAD_DATA, "%s: expected at least one finite value to draw",
                          path);
     snprintf(temporary, sizeof(temporary), "%s.part", path);

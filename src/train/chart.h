@@ -25,6 +25,7 @@ typedef struct gdni_series {
 typedef struct gdni_chart {
     const char *title, *x_label, *y_label;
     int log_y;
+    double y_part; /* the axis shows this lower part of all values and cuts off the rest; 0 = all */
     const gdni_series *series;
     int64_t count;
     const char *const *categories; /* NULL, or names of x = 0, 1, ... instead of ticks */
