@@ -252,7 +252,7 @@ static double axis_room(const gdni_chart *chart) {
     for (int64_t i = 0; chart->categories && i < chart->category_count; ++i)
         if (strlen(chart->categories[i]) > longest)
             longest = strlen(chart->categories[i]);
-    return BELOW_AXIS + 0.6 * CHARACTER * (double)longest;
+    return BELOW_AXIS + 0.48 * CHARACTER * (double)longest;
 }
 
 static void legend(const frame *f, double top) {
