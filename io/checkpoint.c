@@ -101,7 +101,6 @@ static gdn_status open_file(const char *path, gdn_io_checkpoint *c) {
 }
 
 static gdn_status checkpoint_open(const char *path, gdn_io_checkpoint **out) {
-    GDNI_REQUIRE(path && out, "gdn_io_checkpoint_open: path or out is NULL");
     *out = NULL;
     gdn_io_checkpoint *c = calloc(1, sizeof(*c));
     char *copy = strdup(path);
@@ -117,14 +116,6 @@ static gdn_status checkpoint_open(const char *path, gdn_io_checkpoint **out) {
         *out = c;
     else
         gdn_io_checkpoint_close(c);
-    return status;
-}
-
-gdn_status gdn_io_checkpoint_open(const char *path, gdn_io_checkpoint **out) {
-    gdni_quiet quiet;
-    gdni_quiet_begin(&quiet);
-    const gdn_status status = checkpoint_open(path, out);
-    gdni_quiet_end(&quiet);
     return status;
 }
 
@@ -188,7 +179,7 @@ static herr_t verify_object(hid_t group, const char *name, const H5O_info_t *inf
     return result < 0 ? -1 : 0;
 }
 
-gdn_status gdni_checkpoint_verify(const char *path) {
+static gdn_status rehearse_checkpoint(const char *path) {
     gdn_io_checkpoint *c;
     gdn_status status = checkpoint_open(path, &c);
     if (status != GDN_STATUS_OK)
@@ -197,6 +188,23 @@ gdn_status gdni_checkpoint_verify(const char *path) {
         status =
             gdni_h5_fail(GDN_STATUS_BAD_FILE, path, "expected a whole checkpoint, found damage");
     gdn_io_checkpoint_close(c);
+    return status;
+}
+
+gdn_status gdni_checkpoint_verify(const char *path) {
+    return gdni_rehearse(path, rehearse_checkpoint);
+}
+
+gdn_status gdn_io_checkpoint_open(const char *path, gdn_io_checkpoint **out) {
+    gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && out, "gdn_io_checkpoint_open: path or out is NULL");
+    *out = NULL;
+    gdni_quiet_begin(&quiet);
+    gdn_status status = gdni_checkpoint_verify(path);
+    if (status == GDN_STATUS_OK)
+        status = checkpoint_open(path, out);
+    gdni_quiet_end(&quiet);
     return status;
 }
 

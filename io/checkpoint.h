@@ -6,7 +6,7 @@
 
 gdn_status gdni_checkpoint_write_file(const char *path, int64_t step, const gdn_io_entry *entries,
                                       size_t count);
-/* Opens it and reads all of it. */
+/* Opens it and reads all of it, in a child process. */
 gdn_status gdni_checkpoint_verify(const char *path);
 
 #endif /* GDNI_IO_CHECKPOINT_H */

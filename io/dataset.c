@@ -25,7 +25,7 @@ gdn_status gdni_dataset_read(const gdn_io_dataset *d, gdn_io_split split, int64_
     return GDN_STATUS_OK;
 }
 
-/* Reads all of it once: later reads then fail only if the disk does. */
+/* Reads all tokens once: later reads then fail only if the disk does. */
 static gdn_status scan(const gdn_io_dataset *d) {
     const int64_t block = 1 << 20;
     int32_t *tokens = malloc((size_t)block * sizeof(*tokens));
@@ -79,13 +79,10 @@ static gdn_status open_file(const char *path, gdn_io_dataset *d) {
                                   byte ? GDNI_BYTES : GDNI_INTEGER, &shape));
         d->tokens[split] = shape.dim[0];
     }
-    if (!byte)
-        GDN_TRY(read_model(d));
-    return scan(d);
+    return byte ? GDN_STATUS_OK : read_model(d);
 }
 
 static gdn_status dataset_open(const char *path, gdn_io_dataset **out) {
-    GDNI_REQUIRE(path && out, "gdn_io_dataset_open: path or out is NULL");
     *out = NULL;
     gdn_io_dataset *d = calloc(1, sizeof(*d));
     char *copy = strdup(path);
@@ -104,10 +101,25 @@ static gdn_status dataset_open(const char *path, gdn_io_dataset **out) {
     return status;
 }
 
+/* In a child process; see guard.c. */
+static gdn_status rehearse_dataset(const char *path) {
+    gdn_io_dataset *d;
+    gdn_status status = dataset_open(path, &d);
+    if (status == GDN_STATUS_OK)
+        status = scan(d);
+    gdn_io_dataset_close(d);
+    return status;
+}
+
 gdn_status gdn_io_dataset_open(const char *path, gdn_io_dataset **out) {
     gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && out, "gdn_io_dataset_open: path or out is NULL");
+    *out = NULL;
     gdni_quiet_begin(&quiet);
-    const gdn_status status = dataset_open(path, out);
+    gdn_status status = gdni_rehearse(path, rehearse_dataset);
+    if (status == GDN_STATUS_OK)
+        status = dataset_open(path, out);
     gdni_quiet_end(&quiet);
     return status;
 }

@@ -5,17 +5,21 @@
 #include <string.h>
 #include <sys/stat.h>
 
-gdn_status gdni_file_open(gdni_file *file, const char *path) {
+gdn_status gdni_file_stat(gdni_file *file, const char *path) {
     struct stat about;
     file->path = path;
     file->id = -1;
-    GDNI_REQUIRE(path != NULL, "path is NULL");
     if (stat(path, &about))
         return gdni_io_fail(GDN_STATUS_BAD_FILE, path, "cannot open: %s", strerror(errno));
     if (!S_ISREG(about.st_mode))
         return gdni_io_fail(GDN_STATUS_BAD_FILE, path, "expected an HDF5 file, found %s",
                             S_ISDIR(about.st_mode) ? "a directory" : "no regular file");
     file->bytes = about.st_size;
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_file_open(gdni_file *file, const char *path) {
+    GDN_TRY(gdni_file_stat(file, path));
     file->id = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     if (file->id < 0)
         return gdni_h5_fail(GDN_STATUS_BAD_FILE, path,
@@ -46,7 +50,6 @@ static gdn_status file_kind(const char *path, gdn_io_kind *kind) {
                                         "gdn-log"};
     char found[64];
     gdni_file file;
-    GDNI_REQUIRE(kind != NULL, "gdn_io_file_kind: kind is NULL");
     gdn_status status = gdni_file_open(&file, path);
     if (status == GDN_STATUS_OK)
         status = gdni_attr_read_text(&file, "format", found, sizeof(found));
@@ -61,10 +64,19 @@ static gdn_status file_kind(const char *path, gdn_io_kind *kind) {
                         "attribute format: expected that of a libgdn file, found \"%s\"", found);
 }
 
+static gdn_status rehearse_kind(const char *path) {
+    gdn_io_kind kind;
+    return file_kind(path, &kind);
+}
+
 gdn_status gdn_io_file_kind(const char *path, gdn_io_kind *kind) {
     gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && kind, "gdn_io_file_kind: path or kind is NULL");
     gdni_quiet_begin(&quiet);
-    gdn_status status = file_kind(path, kind);
+    gdn_status status = gdni_rehearse(path, rehearse_kind);
+    if (status == GDN_STATUS_OK)
+        status = file_kind(path, kind);
     gdni_quiet_end(&quiet);
     return status;
 }

@@ -58,11 +58,18 @@ typedef struct gdni_file {
     int64_t bytes; /* of the file; bounds what its header may declare */
 } gdni_file;
 
+/* Checks that path is a regular file, and notes its size. */
+gdn_status gdni_file_stat(gdni_file *file, const char *path);
 /* Opens a regular HDF5 file for reading. */
 gdn_status gdni_file_open(gdni_file *file, const char *path);
 void gdni_file_close(gdni_file *file);
 /* Checks `format` and `version` = 1. */
 gdn_status gdni_file_expect(const gdni_file *file, const char *format);
+
+/* Reads all that a file has, checks it and releases it. */
+typedef gdn_status (*gdni_rehearsal)(const char *path);
+/* Runs a rehearsal where HDF5 cannot harm the caller, and returns its status and message. */
+gdn_status gdni_rehearse(const char *path, gdni_rehearsal read);
 
 /* ---- Writing (write.c) -------------------------------------------------------------------------
  */

@@ -49,10 +49,22 @@ static gdn_status layer_case_read(const char *path, gdn_io_layer_case *out) {
     return status;
 }
 
+/* In a child process; see guard.c. */
+static gdn_status rehearse_layer_case(const char *path) {
+    gdn_io_layer_case c = {.size = sizeof(c)};
+    const gdn_status status = layer_case_read(path, &c);
+    gdn_io_layer_case_free(&c);
+    return status;
+}
+
 gdn_status gdn_io_layer_case_read(const char *path, gdn_io_layer_case *out) {
     gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && out, "gdn_io_layer_case_read: path or out is NULL");
     gdni_quiet_begin(&quiet);
-    const gdn_status status = layer_case_read(path, out);
+    gdn_status status = gdni_rehearse(path, rehearse_layer_case);
+    if (status == GDN_STATUS_OK)
+        status = layer_case_read(path, out);
     gdni_quiet_end(&quiet);
     return status;
 }

@@ -42,10 +42,22 @@ static gdn_status layer_result_read(const char *path, gdn_io_layer_result *out) 
     return status;
 }
 
+/* In a child process; see guard.c. */
+static gdn_status rehearse_layer_result(const char *path) {
+    gdn_io_layer_result r = {.size = sizeof(r)};
+    const gdn_status status = layer_result_read(path, &r);
+    gdn_io_layer_result_free(&r);
+    return status;
+}
+
 gdn_status gdn_io_layer_result_read(const char *path, gdn_io_layer_result *out) {
     gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && out, "gdn_io_layer_result_read: path or out is NULL");
     gdni_quiet_begin(&quiet);
-    const gdn_status status = layer_result_read(path, out);
+    gdn_status status = gdni_rehearse(path, rehearse_layer_result);
+    if (status == GDN_STATUS_OK)
+        status = layer_result_read(path, out);
     gdni_quiet_end(&quiet);
     return status;
 }

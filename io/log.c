@@ -150,7 +150,6 @@ static gdn_status read_parts(const gdni_file *file, read_log *out) {
 
 static gdn_status log_read(const char *path, gdn_io_log **out) {
     gdni_file file;
-    GDNI_REQUIRE(out != NULL, "gdn_io_log_read: out is NULL");
     *out = NULL;
     read_log *read = calloc(1, sizeof(*read));
     if (!read)
@@ -170,10 +169,23 @@ static gdn_status log_read(const char *path, gdn_io_log **out) {
     return status;
 }
 
+/* In a child process; see guard.c. */
+static gdn_status rehearse_log(const char *path) {
+    gdn_io_log *log;
+    const gdn_status status = log_read(path, &log);
+    gdn_io_log_free(log);
+    return status;
+}
+
 gdn_status gdn_io_log_read(const char *path, gdn_io_log **out) {
     gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && out, "gdn_io_log_read: path or out is NULL");
+    *out = NULL;
     gdni_quiet_begin(&quiet);
-    const gdn_status status = log_read(path, out);
+    gdn_status status = gdni_rehearse(path, rehearse_log);
+    if (status == GDN_STATUS_OK)
+        status = log_read(path, out);
     gdni_quiet_end(&quiet);
     return status;
 }

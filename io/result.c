@@ -144,10 +144,22 @@ static gdn_status result_read(const char *path, gdn_io_result *out) {
     return status;
 }
 
+/* In a child process; see guard.c. */
+static gdn_status rehearse_result(const char *path) {
+    gdn_io_result r = {.size = sizeof(r)};
+    const gdn_status status = result_read(path, &r);
+    gdn_io_result_free(&r);
+    return status;
+}
+
 gdn_status gdn_io_result_read(const char *path, gdn_io_result *out) {
     gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && out, "gdn_io_result_read: path or out is NULL");
     gdni_quiet_begin(&quiet);
-    const gdn_status status = result_read(path, out);
+    gdn_status status = gdni_rehearse(path, rehearse_result);
+    if (status == GDN_STATUS_OK)
+        status = result_read(path, out);
     gdni_quiet_end(&quiet);
     return status;
 }
