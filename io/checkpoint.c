@@ -131,64 +131,103 @@ int64_t gdn_io_checkpoint_step(const gdn_io_checkpoint *c) {
     return c ? c->step : -1;
 }
 
-/* Reads every dataset in blocks, which is what verifies its checksums. */
-static herr_t verify_object(hid_t group, const char *name, const H5O_info_t *info, void *user) {
-    enum {
-        BLOCK = 16 << 20
-    };
-    const gdni_file *file = user;
-    hsize_t dim[H5S_MAX_RANK], start[H5S_MAX_RANK] = {0};
-    herr_t result = 0;
-    if (info->type != H5O_TYPE_DATASET)
-        return 0;
-    const hid_t dataset = H5Dopen2(group, name, H5P_DEFAULT);
-    const hid_t type = dataset >= 0 ? H5Dget_type(dataset) : -1;
-    const hid_t space = dataset >= 0 ? H5Dget_space(dataset) : -1;
-    const int ndim = space >= 0 ? H5Sget_simple_extent_dims(space, dim, NULL) : -1;
+/* Rows of about 16 MiB. */
+static hsize_t block_rows(hsize_t row_bytes, hsize_t rows) {
+    const hsize_t block = 16 << 20, fit = row_bytes && row_bytes < block ? block / row_bytes : 1;
+    return fit < rows ? fit : rows;
+}
+
+/* Reads a dataset of one dim or more in blocks, which verifies its checksums. */
+static gdn_status read_blocks(const gdni_file *file, const char *name, hid_t dataset, hid_t type,
+                              const gdni_shape *shape) {
+    hsize_t start[GDNI_MAX_DIMS] = {0}, count[GDNI_MAX_DIMS];
+    const hsize_t rows = (hsize_t)shape->dim[0];
+    const hsize_t row_bytes =
+        rows ? (hsize_t)gdni_shape_count(shape) / rows * H5Tget_size(type) : 0;
+    const hsize_t step = block_rows(row_bytes, rows);
+    for (int32_t i = 0; i < shape->ndim; ++i)
+        count[i] = (hsize_t)shape->dim[i];
+    if (!rows || !row_bytes)
+        return GDN_STATUS_OK;
+    void *block = malloc(step * row_bytes);
+    const hid_t space = H5Dget_space(dataset);
+    gdn_status status = GDN_STATUS_OK;
+    if (!block)
+        status = gdni_io_fail(GDN_STATUS_OUT_OF_MEMORY, file->path, "no memory to verify it");
+    for (; status == GDN_STATUS_OK && start[0] < rows; start[0] += step) {
+        count[0] = rows - start[0] < step ? rows - start[0] : step;
+        const hid_t memory = H5Screate_simple(shape->ndim, count, NULL);
+        if (H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, count, NULL) < 0 ||
+            H5Dread(dataset, type, memory, space, H5P_DEFAULT, block) < 0)
+            status =
+                gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be read", name);
+        H5Sclose(memory);
+    }
+    H5Sclose(space);
+    free(block);
+    return status;
+}
+
+static gdn_status verify_dataset(const gdni_file *file, const char *name, hid_t dataset) {
+    const hid_t type = H5Dget_type(dataset), space = H5Dget_space(dataset);
+    const int ndim = space >= 0 ? H5Sget_simple_extent_ndims(space) : -1;
+    gdn_status status = GDN_STATUS_OK;
+    gdni_shape shape = {NULL, ndim, {0}};
+    hsize_t dim[GDNI_MAX_DIMS];
     double scalar;
     if (type < 0 || ndim < 0 || ndim > GDNI_MAX_DIMS || H5Tget_size(type) > sizeof(scalar)) {
-        result = -1;
+        status = gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
+                              "dataset %s: expected numbers of up to %d dimensions", name,
+                              GDNI_MAX_DIMS);
     } else if (ndim == 0) {
-        result = H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, &scalar);
-    } else if (H5Sget_simple_extent_npoints(space) > 0) {
-        hsize_t row = H5Tget_size(type), step[H5S_MAX_RANK];
-        int overflow = 0;
-        memcpy(step, dim, sizeof(step));
-        for (int i = 1; i < ndim; ++i)
-            overflow |= __builtin_mul_overflow(row, dim[i], &row);
-        const hsize_t rows = row < BLOCK ? BLOCK / row : 1, bound = (hsize_t)file->bytes;
-        void *block =
-            overflow || row > bound ? NULL : malloc((dim[0] < rows ? dim[0] : rows) * row);
-        result = block ? 0 : -1;
-        for (start[0] = 0; result >= 0 && start[0] < dim[0]; start[0] += rows) {
-            step[0] = dim[0] - start[0] < rows ? dim[0] - start[0] : rows;
-            const hid_t memory = H5Screate_simple(ndim, step, NULL);
-            result = H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, step, NULL);
-            if (result >= 0)
-                result = H5Dread(dataset, type, memory, space, H5P_DEFAULT, block);
-            H5Sclose(memory);
-        }
-        free(block);
+        if (H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, &scalar) < 0)
+            status =
+                gdni_h5_fail(GDN_STATUS_BAD_FILE, file->path, "dataset %s: cannot be read", name);
+    } else {
+        H5Sget_simple_extent_dims(space, dim, NULL);
+        for (int i = 0; i < ndim; ++i)
+            shape.dim[i] = dim[i] > INT64_MAX ? INT64_MAX : (int64_t)dim[i];
+        status = gdni_check_storage(file, name, dataset, H5Tget_size(type), &shape);
+        if (status == GDN_STATUS_OK)
+            status = read_blocks(file, name, dataset, type, &shape);
     }
     if (space >= 0)
         H5Sclose(space);
     if (type >= 0)
         H5Tclose(type);
-    if (dataset >= 0)
-        H5Dclose(dataset);
-    return result < 0 ? -1 : 0;
+    return status;
+}
+
+/* The visit of a file, and what it has found. */
+typedef struct visit {
+    const gdni_file *file;
+    gdn_status status;
+} visit;
+
+static herr_t verify_object(hid_t group, const char *name, const H5O_info_t *info, void *user) {
+    visit *v = user;
+    if (info->type != H5O_TYPE_DATASET)
+        return 0;
+    const hid_t dataset = H5Dopen2(group, name, H5P_DEFAULT);
+    if (dataset < 0) {
+        v->status =
+            gdni_h5_fail(GDN_STATUS_BAD_FILE, v->file->path, "dataset %s: cannot be opened", name);
+        return -1;
+    }
+    v->status = verify_dataset(v->file, name, dataset);
+    H5Dclose(dataset);
+    return v->status == GDN_STATUS_OK ? 0 : -1;
 }
 
 static gdn_status rehearse_checkpoint(const char *path) {
     gdn_io_checkpoint *c;
-    gdn_status status = checkpoint_open(path, &c);
-    if (status != GDN_STATUS_OK)
-        return status;
-    if (H5Ovisit(c->file.id, H5_INDEX_NAME, H5_ITER_NATIVE, verify_object, &c->file) < 0)
-        status =
-            gdni_h5_fail(GDN_STATUS_BAD_FILE, path, "expected a whole checkpoint, found damage");
+    GDN_TRY(checkpoint_open(path, &c));
+    visit v = {&c->file, GDN_STATUS_OK};
+    if (H5Ovisit(c->file.id, H5_INDEX_NAME, H5_ITER_NATIVE, verify_object, &v) < 0 &&
+        v.status == GDN_STATUS_OK)
+        v.status = gdni_h5_fail(GDN_STATUS_BAD_FILE, path, "expected a whole checkpoint");
     gdn_io_checkpoint_close(c);
-    return status;
+    return v.status;
 }
 
 gdn_status gdni_checkpoint_verify(const char *path) {

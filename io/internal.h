@@ -142,6 +142,10 @@ gdn_status gdni_tensor_exists(const gdni_file *file, const char *name, int *exis
  * large enough for it; fills in the unknown dims. */
 gdn_status gdni_tensor_check(const gdni_file *file, const char *name, gdni_class type,
                              gdni_shape *shape);
+/* A header may declare any size, but the file bounds what is stored (which has to be in the file
+ * itself), and data that were never written are not data. element: bytes of one. */
+gdn_status gdni_check_storage(const gdni_file *file, const char *name, hid_t dataset,
+                              size_t element, const gdni_shape *shape);
 /* The same, and reads it into new memory as memory_type. */
 gdn_status gdni_tensor_read(const gdni_file *file, const char *name, gdni_class type,
                             gdni_shape *shape, hid_t memory_type, void **data);

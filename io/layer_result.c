@@ -8,7 +8,7 @@
 static gdn_status read_parts(const gdni_file *file, gdn_io_layer_result *r) {
     gdni_shape x = {"[T, D]", 2, {-1, -1}};
     gdn_layer *l = &r->layer;
-    int exists;
+    int exists, weights;
     GDN_TRY(gdni_file_expect(file, "gdn-layer-result"));
     GDN_TRY(gdni_result_read_about(file, r->backend, r->dtype, r->library_version, &r->ranks));
     GDN_TRY(gdni_layer_read_about(file, l));
@@ -19,6 +19,11 @@ static gdn_status read_parts(const gdni_file *file, gdn_io_layer_result *r) {
     l->T = x.dim[0];
     l->D = (int32_t)x.dim[1];
     GDN_TRY(gdni_tensor_exists(file, "dx", &exists));
+    GDN_TRY(gdni_tensor_exists(file, "dA_log", &weights));
+    if (exists != weights)
+        return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
+                            "dataset %s: expected all gradients or none, found no such dataset",
+                            exists ? "dA_log" : "dx");
     if (!exists)
         return GDN_STATUS_OK;
     GDN_TRY(gdni_tensor_read_real(file, "dx", &x, &r->dx));

@@ -166,10 +166,8 @@ static int64_t growth(hid_t properties) {
     return factor;
 }
 
-/* A header may declare any size, but the file bounds what is stored; data that were never written
- * are not data. */
-static gdn_status check_storage(const gdni_file *file, const char *name, hid_t dataset,
-                                size_t element, const gdni_shape *shape) {
+gdn_status gdni_check_storage(const gdni_file *file, const char *name, hid_t dataset,
+                              size_t element, const gdni_shape *shape) {
     const hid_t properties = H5Dget_create_plist(dataset);
     const H5D_layout_t layout = H5Pget_layout(properties);
     const int external = layout == H5D_CONTIGUOUS && H5Pget_external_count(properties) > 0;
@@ -228,7 +226,7 @@ static gdn_status open_checked(const gdni_file *file, const char *name, gdni_cla
     } else {
         status = check_shape(file, name, space, shape);
         if (status == GDN_STATUS_OK)
-            status = check_storage(file, name, *dataset, H5Tget_size(type), shape);
+            status = gdni_check_storage(file, name, *dataset, H5Tget_size(type), shape);
     }
     if (space >= 0)
         H5Sclose(space);
