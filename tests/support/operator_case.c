@@ -85,6 +85,11 @@ static double round_to(gdn_dtype dtype, double x) {
     return rounded;
 }
 
+/* To a value that bf16 and fp16 both have; the second step matters for numbers below 2^-14. */
+static double round_to_halves(double x) {
+    return round_to(GDN_DTYPE_FP16, round_to(GDN_DTYPE_BF16, x));
+}
+
 static double draw_gate(case_gate gate, int64_t head, int64_t heads, harness_random *r) {
     const double x = log1p(exp(0.5 * harness_normal(r) + 1)); /* softplus */
     const double along = heads > 1 ? (double)head / (double)(heads - 1) : 1;
@@ -122,7 +127,7 @@ static void draw_rows(double *x, case_dims d, int correlated, int raw, harness_r
                 square += row[i] * row[i];
             }
             for (int64_t i = 0; i < d.dim; ++i)
-                row[i] = round_to(GDN_DTYPE_BF16, raw ? row[i] : row[i] / sqrt(square));
+                row[i] = round_to_halves(raw ? row[i] : row[i] / sqrt(square));
         }
     }
 }
@@ -151,9 +156,8 @@ void case_draw(const case_shape *s, uint64_t seed, case_data *data) {
             draw_rows(x, d, i == IN_K && s->correlated_keys, s->raw_keys, &r);
         for (int64_t j = 0; j < case_count(d) && i != IN_Q && i != IN_K; ++j)
             x[j] = i == IN_G ? round_to(GDN_DTYPE_FP32, draw_gate(s->gate, j % p->Hv, p->Hv, &r))
-                   : i == IN_BETA
-                       ? round_to(GDN_DTYPE_FP32, draw_beta(s->beta_edges, &r))
-                       : round_to(GDN_DTYPE_BF16, harness_normal(&r) * (i == IN_DHT ? 0.125 : 1));
+                   : i == IN_BETA ? round_to(GDN_DTYPE_FP32, draw_beta(s->beta_edges, &r))
+                                  : round_to_halves(harness_normal(&r) * (i == IN_DHT ? 0.125 : 1));
     }
 }
 

@@ -87,7 +87,8 @@ static inline int64_t case_count(case_dims d) {
     return d.rows * d.heads * d.dim;
 }
 
-/* Draws inputs, rounded to bf16 (q, k, v, do) and fp32, so that every dtype sees the same. */
+/* Draws inputs, rounded to bf16 and fp16 (q, k, v, do) and fp32, so that every dtype sees the same.
+ */
 void case_draw(const case_shape *shape, uint64_t seed, case_data *data);
 void case_free(case_data *data);
 
