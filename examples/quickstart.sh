@@ -16,8 +16,8 @@ export OMP_WAIT_POLICY=passive
 
 say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - started)); }
 fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
-# value TEXT NAME: the number after NAME= in a line of the command.
-value() { sed -n "s/.*$2=\([0-9.][0-9.]*\).*/\1/p" <<<"$1" | tail -n 1; }
+# value NAME: the last number after NAME= on stdin.
+value() { sed -n "s/.*$1=\([0-9.][0-9.]*\).*/\1/p" | tail -n 1; }
 
 say "packages"
 install_packages "${gdn_build_packages[@]}" bible-kjv || fail "the packages could not be installed"
@@ -41,18 +41,20 @@ bible -f gen1:1-rev22:21 </dev/null | sed 's/^[^ ]* //' >"$out/kjv.txt"
 [ "$(wc -c <"$out/kjv.txt")" -gt 4000000 ] || fail "bible: expected more than 4 MB of text"
 line=$("$gdn" data "$out/kjv.txt" -o "$out/kjv.h5" --heldout 0.008)
 echo "$line"
-unigram=$(value "$line" unigram)
-bigram=$(value "$line" bigram)
+unigram=$(value unigram <<<"$line")
+bigram=$(value bigram <<<"$line")
 
 base=("$gdn" train --config "$config" --data "$out/kjv.h5" --out "$out/base")
 say "training, killed (SIGKILL) on the way"
 "${base[@]}" &
 pid=$!
+trap 'kill "$pid" 2>/dev/null' EXIT # where the script itself is stopped
 while kill -0 $pid 2>/dev/null && ! compgen -G "$out/base/step-*300.h5" >/dev/null; do
   sleep 0.2
 done
 kill -KILL $pid 2>/dev/null || fail "the run ended before it was killed"
 wait $pid 2>/dev/null || true
+trap - EXIT
 
 say "resuming: bit for bit as if it had not been killed"
 "${base[@]}" --resume
@@ -60,11 +62,13 @@ say "resuming: bit for bit as if it had not been killed"
 continued=("$gdn" train --config "$config" --data "$out/kjv.h5" --init-from "$out/base" --steps 250 --lr 2e-3 --min-lr 2e-4
   --warmup 10 --eval-every 50)
 say "continuing at the same context"
-short=$("${continued[@]}" --out "$out/short" | tee /dev/stderr)
+"${continued[@]}" --out "$out/short"
 say "continuing at 8 times the context, as many tokens"
-long=$("${continued[@]}" --out "$out/long" --context 1024 --sample 300 | tee /dev/stderr)
+"${continued[@]}" --out "$out/long" --context 1024 --sample 300
 
 (cd "$out" && "$gdn" plot base short long -o loss.svg)
 say "plot: $out/loss.svg"
-echo "result: heldout_loss=$(value "$short" heldout_loss) unigram=$unigram bigram=$bigram" \
-  "long_context_heldout=$(value "$long" heldout_loss)"
+short=$(value heldout_loss <"$out/short/log.txt")
+long=$(value heldout_loss <"$out/long/log.txt")
+[ -n "$unigram" ] && [ -n "$bigram" ] && [ -n "$short" ] && [ -n "$long" ] || fail "a figure is missing"
+echo "result: heldout_loss=$short unigram=$unigram bigram=$bigram long_context_heldout=$long"
