@@ -77,6 +77,9 @@ gdn_status gdni_checkpoint_write_file(const char *path, int64_t step, const gdn_
         const gdni_shape shape = entry_shape(&entries[i]);
         GDNI_REQUIRE(entries[i].data || !gdni_shape_count(&shape),
                      "gdn_io_checkpoint_write: entry %s: data is NULL", entries[i].name);
+        for (size_t j = 0; j < i; ++j)
+            GDNI_REQUIRE(strcmp(entries[i].name, entries[j].name),
+                         "gdn_io_checkpoint_write: entry %s: given twice", entries[i].name);
     }
     GDN_TRY(gdni_writer_open(&writer, path, "gdn-checkpoint"));
     GDN_TRY_GOTO(gdni_attr_write_int(&writer, "step", step), cleanup);
