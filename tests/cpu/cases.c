@@ -147,6 +147,22 @@ static void compare_bits(const char *name, const case_data *data, case_run run,
         }
 }
 
+/* bf16 and fp16 are storage: what fp32 gives for the same inputs, rounded once, to nearest even. */
+static void compare_storage(const char *name, const case_data *data, case_run run,
+                            const case_results *got) {
+    case_results exact;
+    const gdn_dtype dtype = run.dtype;
+    run.dtype = GDN_DTYPE_FP32;
+    case_compute(data, run, &exact);
+    for (int i = 0; i < OUTPUTS; ++i) {
+        const int stored = i == OUT_O || i == OUT_DQ || i == OUT_DK || i == OUT_DV;
+        for (int64_t j = 0; stored && j < case_count(case_output_dims(&data->problem, i)); ++j)
+            exact.out[i][j] = case_round(dtype, exact.out[i][j]);
+    }
+    case_same(name, data, got, &exact);
+    case_results_free(&exact);
+}
+
 static void run_case(const case_group *group, const case_shape *shape) {
     case_data data;
     case_results want, got;
@@ -158,6 +174,8 @@ static void run_case(const case_group *group, const case_shape *shape) {
     case_compute(&data, run, &got);
     CHECK(omp_get_max_threads() == threads, "%s: the caller's OpenMP threads changed", shape->name);
     case_compare(shape->name, &data, group->dtype, &got, &want);
+    if (group->dtype != GDN_DTYPE_FP32)
+        compare_storage(shape->name, &data, run, &got);
     if (group->same_bits)
         compare_bits(shape->name, &data, run, &got);
     case_results_free(&got);

@@ -76,7 +76,7 @@ case_dims case_output_dims(const gdn_problem *p, int output) {
     return case_input_dims(p, like[output]);
 }
 
-static double round_to(gdn_dtype dtype, double x) {
+double case_round(gdn_dtype dtype, double x) {
     char bits[8];
     double rounded;
     if (gdn_convert(dtype, bits, GDN_DTYPE_FP64, &x, 1) != GDN_STATUS_OK ||
@@ -87,7 +87,7 @@ static double round_to(gdn_dtype dtype, double x) {
 
 /* To a value that bf16 and fp16 both have; the second step matters for numbers below 2^-14. */
 static double round_to_halves(double x) {
-    return round_to(GDN_DTYPE_FP16, round_to(GDN_DTYPE_BF16, x));
+    return case_round(GDN_DTYPE_FP16, case_round(GDN_DTYPE_BF16, x));
 }
 
 static double draw_gate(case_gate gate, int64_t head, int64_t heads, harness_random *r) {
@@ -155,8 +155,8 @@ void case_draw(const case_shape *s, uint64_t seed, case_data *data) {
         if (i == IN_Q || i == IN_K)
             draw_rows(x, d, i == IN_K && s->correlated_keys, s->raw_keys, &r);
         for (int64_t j = 0; j < case_count(d) && i != IN_Q && i != IN_K; ++j)
-            x[j] = i == IN_G ? round_to(GDN_DTYPE_FP32, draw_gate(s->gate, j % p->Hv, p->Hv, &r))
-                   : i == IN_BETA ? round_to(GDN_DTYPE_FP32, draw_beta(s->beta_edges, &r))
+            x[j] = i == IN_G ? case_round(GDN_DTYPE_FP32, draw_gate(s->gate, j % p->Hv, p->Hv, &r))
+                   : i == IN_BETA ? case_round(GDN_DTYPE_FP32, draw_beta(s->beta_edges, &r))
                                   : round_to_halves(harness_normal(&r) * (i == IN_DHT ? 0.125 : 1));
     }
 }

@@ -107,6 +107,9 @@ void case_results_free(case_results *results);
 void case_compare(const char *name, const case_data *data, gdn_dtype dtype, const case_results *got,
                   const case_results *want);
 
+/* x as dtype holds it. */
+double case_round(gdn_dtype dtype, double x);
+
 /* Every bit the same. */
 void case_same(const char *name, const case_data *data, const case_results *a,
                const case_results *b);
