@@ -1,4 +1,4 @@
-// Trains one GDN layer to recall its input of 8 tokens ago, with a loop of our own around libgdn.
+// Trains one GDN layer on associative recall, with a loop of our own around libgdn.
 #include <gdn_layer.h>
 #include <gdn_model.h>
 
@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <vector>
@@ -51,6 +52,35 @@ gdn_layer_weights weights_at(const gdn_layer &l, std::vector<float> &flat) {
     return w;
 }
 
+// Token = 8 numbers that name a key (one-hot) and 8 for its value (+-1). A sequence shows each key
+// once with a value, then asks for all of them in another order with the value left 0; the target
+// is the value.
+void make_batch(const gdn_layer &layer, std::mt19937 &random, std::vector<float> &x,
+                std::vector<float> &target) {
+    constexpr int keys = 8, dims = 8;
+    std::fill(x.begin(), x.end(), 0.0f);
+    std::fill(target.begin(), target.end(), 0.0f);
+    for (int64_t n = 0; n < layer.N; ++n) {
+        float value[keys][dims];
+        int order[keys];
+        for (int half = 0; half < 2; ++half) {
+            std::iota(order, order + keys, 0);
+            std::shuffle(order, order + keys, random);
+            for (int i = 0; i < keys; ++i) {
+                const size_t at = size_t(n * 2 * keys + half * keys + i) * layer.D;
+                const int key = order[i];
+                x[at + key] = 1.0f;
+                for (int j = 0; j < dims; ++j) {
+                    if (half == 0)
+                        x[at + keys + j] = value[key][j] = random() & 1 ? 1.0f : -1.0f;
+                    else
+                        target[at + keys + j] = value[key][j];
+                }
+            }
+        }
+    }
+}
+
 void run() {
     gdn_context *raw = nullptr;
     check(gdn_context_create(&raw, nullptr));
@@ -61,9 +91,8 @@ void run() {
     layer.Hk = 2;
     layer.Hv = 4;
     layer.K = layer.V = 16;
-    layer.T = 512; // eight sequences of 64 tokens
-    layer.N = 8;
-    const int64_t lag = 8, length = layer.T / layer.N;
+    layer.T = 1024; // 64 sequences of 8 pairs and 8 questions
+    layer.N = 64;
     const size_t elements = size_t(layer.T) * layer.D;
 
     std::vector<float> params, grads;
@@ -85,7 +114,7 @@ void run() {
     const size_t workspace_size = std::max(sizes.forward_workspace, sizes.backward_workspace);
     const Buffer workspace = allocate(workspace_size), saved = allocate(sizes.saved);
 
-    std::vector<float> x(elements), out(elements), dout(elements), dx(elements);
+    std::vector<float> x(elements), target(elements), out(elements), dout(elements), dx(elements);
     std::vector<float> m(params.size()), v(params.size());
     gdn_layer_tensors tensors = GDN_LAYER_TENSORS_INIT;
     tensors.x = x.data();
@@ -100,18 +129,16 @@ void run() {
 
     double first = 0, loss = 0;
     for (int step = 1; step <= 400; ++step) {
-        for (float &value : x)
-            value = normal(random) < 0 ? -1.0f : 1.0f;
+        make_batch(layer, random, x, target);
         check(gdn_layer_forward(context.get(), &layer, &tensors, nullptr));
         loss = 0;
-        for (int64_t t = 0; t < layer.T; ++t)
-            for (int i = 0; i < layer.D; ++i) {
-                const size_t at = size_t(t) * layer.D + i;
-                const bool counts = t % length >= lag;
-                const float error = counts ? out[at] - x[at - size_t(lag) * layer.D] : 0.0f;
-                loss += double(error) * error / double(elements);
-                dout[at] = 2.0f * error / float(elements);
-            }
+        for (size_t i = 0; i < elements; ++i) { // mean square over the answers
+            const bool counts = target[i] != 0.0f;
+            const float error = counts ? out[i] - target[i] : 0.0f;
+            const float count = float(elements) / 4;
+            loss += double(error) * error / count;
+            dout[i] = 2.0f * error / count;
+        }
         check(gdn_layer_backward(context.get(), &layer, &tensors, nullptr));
         gdn_adamw adamw{};
         adamw.size = sizeof(adamw);
