@@ -5,9 +5,10 @@
 
 Every variant is really invalid: truncated, not HDF5, of the wrong format, shape, type or values, or
 with a byte changed that a checksum covers. Each must end with exit 2, one line on stderr and no
-file written. A kind goes through gdn where gdn takes the valid file of that kind, and through the
-probe. A last part changes random bytes of files without checksums, which may go unnoticed: there
-only crashes, odd exits and lost or extra lines count. Deterministic.
+file written. All kinds go through the probe and, with GDN, through the command that reads them; so
+do files of a training run and configurations. A last part changes random bytes of files without
+checksums, which may go unnoticed: there only crashes, odd exits and lost or extra lines count.
+Deterministic.
 """
 import argparse
 import collections
@@ -31,22 +32,40 @@ import kinds
 
 RANDOM_DAMAGES = 40  # a kind
 
+# The valid file of each kind, made by main().
+GOOD = {}
+
+# A run that takes no time. "@" stands for the file in question, everywhere.
+TRAIN = """train --out run --width 8 --layers 1 --key-heads 1 --value-heads 1 --key-dim 4 --value-dim 4
+    --mlp 8 --steps 2 --warmup 1 --context 16 --batch-tokens 16 --eval-tokens 16 --threads 1""".split()
+CONFIG = "[model]\nwidth = 8\n\n[train]\nlr = 0.01 ; fast\nsteps = 2\n\n[sample]\ntokens = 0\n"
+
 # What a reader may do without.
-OPTIONAL = {"case": {"scale", "do", "dht", "initial_state"}, "result": {"final_state"},
+OPTIONAL = {"train_checkpoint": set(), "train_log": {"config"}, "case": {"scale", "do", "dht", "initial_state"}, "result": {"final_state"},
             "layer_case": {"dout", "cu_seqlens", "norm_eps"}, "layer_result": set(),
             "dataset": set(), "checkpoint": set(), "log": {"config"}}
 # Dimensions that nothing else in the file fixes.
 FREE = {("layer_case", "cu_seqlens", 0), ("layer_case", "conv1d.weight", 2),
         ("layer_result", "dconv1d.weight", 2), ("dataset", "train", 0), ("dataset", "heldout", 0),
-        ("log", "values", 0), ("log", "config", 0)}
+        ("log", "values", 0), ("log", "config", 0),
+        ("train_log", "values", 0), ("train_log", "config", 0)}
 # Kinds whose floating-point values must be finite.
 FINITE = {"case", "result", "layer_case", "layer_result"}
+
+
+def contents(kind):
+    """Attributes and datasets of the valid file."""
+    tensors = {}
+    with h5py.File(GOOD[kind]) as f:
+        f.visititems(lambda name, x: tensors.update({name: x[()]})
+                     if isinstance(x, h5py.Dataset) else None)
+        return {k: v for k, v in f.attrs.items() if k not in ("format", "version")}, tensors
 
 
 def with_edit(kind, edit):
     """A writer of the valid file with edit(file) applied to it."""
     def write(path):
-        kinds.write(path, kind, *kinds.KINDS[kind]())
+        shutil.copy(GOOD[kind], path)
         with h5py.File(path, "r+") as f:
             edit(f)
     return write
@@ -68,15 +87,15 @@ def with_attribute(kind, name, value):
 
 
 def wrong_attributes(kind):
-    attributes = kinds.KINDS[kind]()[0]
-    other = "gdn-log" if kind != "log" else "gdn-case"
+    attributes = contents(kind)[0]
+    other = "gdn-log" if not kind.endswith("log") else "gdn-case"
     wrong = {"format": [None, "", other, "gdn-case\n", b"\xff\xfe", 1, "x" * 5000, ["a", "b"]],
              "version": [None, 0, 2, -1, "1", 1.0, [1, 1], 2**63]}
     for name, value in attributes.items():
         missing = [] if name in OPTIONAL[kind] else [None]
         if isinstance(value, str):
             wrong[name] = missing + [7, "x" * 5000, ["a", "b"]]
-        elif isinstance(value, float):
+        elif isinstance(value, (float, np.floating)):
             wrong[name] = missing + ["1", np.nan, np.inf, [1.0, 2.0], 1]
         elif np.ndim(value) == 0:
             wrong[name] = missing + ["1", 1.5, -1, 2**40 if name != "step" else [1, 2], [1, 2]]
@@ -145,8 +164,10 @@ def odd_storage(kind, name, value):
 
 
 def wrong_datasets(kind):
-    for name, value in kinds.KINDS[kind]()[1].items():
+    for name, value in contents(kind)[1].items():
         value = np.asarray(value)
+        if kind == "train_checkpoint" and name.split("/")[0] not in ("model", "adam_m", "adam_v"):
+            continue  # a new run from a checkpoint does not read the rest
         if name not in OPTIONAL[kind]:
             yield f"no {name}", with_edit(kind, lambda f, name=name: f.__delitem__(name))
         yield from wrong_values(kind, name, value)
@@ -189,7 +210,7 @@ def not_hdf5(kind):
     yield "no file", lambda path: None
     yield "a device", lambda path: path.symlink_to("/dev/zero")
     yield "HDF5 without anything", lambda path: h5py.File(path, "w").close()
-    other = "log" if kind != "log" else "case"
+    other = "log" if not kind.endswith("log") else "case"
     yield f"a {other}", lambda path: kinds.write(path, other, *kinds.KINDS[other]())
 
 
@@ -238,10 +259,34 @@ def flips(path):
         yield f"{what}: byte {offset} changed", write
 
 
-def random_damage(kind, directory):
-    source = directory / "source.h5"
-    kinds.write(source, kind, *kinds.KINDS[kind]())
-    data, rng = source.read_bytes(), random.Random(kind)
+def wrong_configs():
+    """Configuration files that are none."""
+    lines = CONFIG.splitlines()
+    texts = {"unknown key": CONFIG + "[model]\ndepth = 3\n", "unknown section": CONFIG + "[x]\na = 1\n",
+             "key of another section": CONFIG + "[model]\nlr = 1\n", "key twice": CONFIG + "[model]\nwidth = 8\n",
+             "before any section": "width = 8\n" + CONFIG, "no value": CONFIG + "[train]\nseed\n",
+             "open section": CONFIG + "[train\n", "bytes": "\x01\x02\x03 = \x04\n"}
+    for value in ("", "x", "8x", "0", "-8", "1e3", "8.5", "99999999999999999999", "nan", "0x10", "8 8"):
+        texts[f"width = {value!r}"] = "[model]\nwidth = " + value + "\n"
+    for value in ("", "x", "nan", "inf", "-1", "1e400", "1e31", "0.01.0", "1,5"):
+        texts[f"lr = {value!r}"] = "[train]\nlr = " + value + "\n"
+    for value in ("2", "-1", "maybe", ""):
+        texts[f"tied = {value!r}"] = "[model]\ntied = " + value + "\n"
+    texts.update({"value_heads": "[model]\nkey_heads = 2\nvalue_heads = 3\n",
+                  "batch_tokens": "[train]\nbatch_tokens = 17\n", "min_lr": "[train]\nmin_lr = 1\n",
+                  "temperature": "[sample]\ntemperature = -1\n", "steps": "[train]\nsteps = 0\n"})
+    for i, line in enumerate(lines):
+        if "=" in line:
+            texts[f"line {i + 1} without ="] = "\n".join(
+                lines[:i] + [line.replace("=", " ")] + lines[i + 1:])
+    for label, text in texts.items():
+        yield label, lambda path, text=text: path.write_bytes(text.encode())
+    yield "no file", lambda path: None
+    yield "a directory", lambda path: path.mkdir()
+
+
+def random_damage(kind):
+    data, rng = GOOD[kind].read_bytes(), random.Random(kind)
     for i in range(RANDOM_DAMAGES):
         bad = bytearray(data)
         for _ in range(rng.choice([1, 2, 4])):
@@ -252,24 +297,32 @@ def random_damage(kind, directory):
 class Fuzz:
     def __init__(self, probe, gdn, directory):
         self.probe, self.gdn, self.directory = probe, gdn, directory
-        self.good = {}
         self.passed, self.failures, self.serial = collections.Counter(), [], 0
 
     def commands(self, kind):
-        """Ways to read a file of this kind that take the valid one. "@": the file."""
-        ways = [[self.probe, "read", kind, "@"]]
-        if self.gdn and kind.endswith("case"):
-            ways.append([self.gdn, "run", "@", "-o", "OUT"])
-        if self.gdn and kind.endswith("result"):
-            ways += [[self.gdn, "compare", "@", self.good[kind]],
-                     [self.gdn, "compare", self.good[kind], "@"]]
+        """Ways to read a file of this kind that take the valid one."""
+        train = [self.gdn, *TRAIN, "--data", GOOD["dataset"]]
+        ways = [[self.probe, "read", kind.removeprefix("train_"), "@"]]
+        ways += {
+            "case": [[self.gdn, "run", "@", "-o", "OUT"]],
+            "layer_case": [[self.gdn, "run", "@", "-o", "OUT"]],
+            "result": [[self.gdn, "compare", "@", GOOD[kind]], [self.gdn, "compare", GOOD[kind], "@"]],
+            "layer_result": [[self.gdn, "compare", "@", GOOD[kind]]],
+            "dataset": [[self.gdn, *TRAIN, "--data", "@"]],
+            "train_checkpoint": [train + ["--init-from", "@"]],
+            "train_log": [[self.gdn, "plot", "@", "-o", "OUT.svg"]],
+            "config": [train + ["--config", "@"]],
+        }.get(kind, [])
+        if kind.startswith("train_") or kind == "config":
+            ways = ways[1:]
         taken = []
-        for way in ways:
-            code, lines, _ = self.run(way, self.good[kind], self.directory / "valid")
-            if code == 0:
-                taken.append(way)
-            elif way[0] == self.probe:
-                raise SystemExit(f"{kind}: the valid file is refused: {lines}")
+        for way in ways if self.gdn else ways[:1]:
+            code, lines, _ = self.run(way, GOOD[kind], self.directory / "valid")
+            if kind == "config" and code == 2 and "no INI parser" in lines[0]:
+                continue  # a build without it
+            if code != 0:
+                raise SystemExit(f"{kind}: the valid file is refused: {way} {lines}")
+            taken.append(way)
         return taken
 
     def run(self, way, path, work):
@@ -296,8 +349,8 @@ class Fuzz:
                 unseen = code in ((0, 1) if way[1] == "compare" else (0,)) and not lines
                 if not fine and not (unnoticed and unseen):
                     self.failures.append(f"{kind}, {label}: {Path(way[0]).name} {way[1]}: exit "
-                                         f"{code}, {len(lines)} lines on stderr, files {files}: "
-                                         f"{' | '.join(lines)[:200]}")
+                                         f"{code}, {len(lines)} lines on stderr, files "
+                                         f"{[f.name for f in files]}: {' | '.join(lines)[:200]}")
                 else:
                     self.passed[(kind, "random damage" if unnoticed else "invalid")] += 1
             if path.is_dir():
@@ -307,22 +360,41 @@ class Fuzz:
         return attempt
 
 
-def make_own(fuzz, kind):
-    """A file of this kind as gdn_io writes it, and the valid file for the commands."""
-    source, own = fuzz.directory / f"good-{kind}.h5", fuzz.directory / f"own-{kind}.h5"
-    kinds.write(source, kind, *kinds.KINDS[kind]())
+def make_own(probe, kind, directory):
+    """The valid file of a kind, by h5py, and one as gdn_io writes it, which is returned."""
+    GOOD[kind], own = directory / f"good-{kind}.h5", directory / f"own-{kind}.h5"
+    kinds.write(GOOD[kind], kind, *kinds.KINDS[kind]())
     if kind == "checkpoint":
-        command = ["make", kind, fuzz.directory / "checkpoints"]
-        own = fuzz.directory / "checkpoints" / "step-000000000007.h5"
+        command = ["make", kind, directory / "checkpoints"]
+        own = directory / "checkpoints" / "step-000000000007.h5"
     elif kind == "dataset":
-        text = fuzz.directory / "text.txt"
-        text.write_bytes(kinds.TEXT)
-        command = ["make", kind, own, text]
+        (directory / "text.txt").write_bytes(kinds.TEXT)
+        command = ["make", kind, own, directory / "text.txt"]
     else:
-        command = ["copy", kind, source, own]
-    subprocess.run([fuzz.probe, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
-    fuzz.good[kind] = source
+        command = ["copy", kind, GOOD[kind], own]
+    subprocess.run([probe, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
     return own
+
+
+def make_run(gdn, directory):
+    """Files of a small training run."""
+    subprocess.run([gdn, *TRAIN, "--data", str(GOOD["dataset"])], cwd=directory, check=True,
+                   stdout=subprocess.DEVNULL)
+    GOOD["train_checkpoint"] = directory / "run" / "step-000000000002.h5"
+    GOOD["train_log"] = directory / "run" / "log.h5"
+    GOOD["config"] = directory / "run.ini"
+    GOOD["config"].write_text(CONFIG)
+    return {kind: GOOD[kind] for kind in ("train_checkpoint", "train_log", "config")}
+
+
+def variants(kind, own):
+    """Invalid ones, then those whose damage may not show."""
+    if kind == "config":
+        return wrong_configs(), []
+    foreign = [] if own == GOOD[kind] else [truncations(GOOD[kind].read_bytes())]
+    return itertools.chain(wrong_attributes(kind), wrong_datasets(kind), wrong_rules(kind),
+                           not_hdf5(kind), *foreign, truncations(own.read_bytes()),
+                           flips(own)), random_damage(kind)
 
 
 def main():
@@ -334,27 +406,26 @@ def main():
     probe, gdn = (str(path.resolve()) if path else None for path in (arguments.probe, arguments.gdn))
     with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as pool:
         fuzz = Fuzz(probe, gdn, Path(directory))
-        for kind in kinds.KINDS:
-            own = make_own(fuzz, kind)
+        owns = {kind: make_own(probe, kind, fuzz.directory) for kind in kinds.KINDS}
+        if gdn:
+            owns.update(make_run(gdn, fuzz.directory))
+        for kind, own in owns.items():
             ways = fuzz.commands(kind)
             print(kind + ": through " + ", ".join(
                 f"{Path(way[0]).name} {way[1]}" for way in ways), flush=True)
-            foreign = fuzz.good[kind].read_bytes()
-            groups = [wrong_attributes(kind), wrong_datasets(kind), wrong_rules(kind),
-                      not_hdf5(kind), truncations(foreign), truncations(own.read_bytes()),
-                      flips(own)]
-            groups = [(itertools.chain(*groups), False), (random_damage(kind, fuzz.directory), True)]
             jobs = [pool.submit(fuzz.try_variant(kind, label, write, ways, unnoticed))
-                    for group, unnoticed in groups
+                    for unnoticed, group in enumerate(variants(kind, own))
                     for label, write in itertools.islice(group, 0, None, arguments.every)]
             for job in jobs:
                 job.result()
     for (kind, what), count in sorted(fuzz.passed.items()):
-        print(f"  {kind:12} {what:14} {count}")
+        print(f"  {kind:16} {what:14} {count}")
     for line in fuzz.failures:
         print(line, file=sys.stderr)
+    invalid = sum(n for (_, what), n in fuzz.passed.items() if what == "invalid")
+    print(f"{invalid} invalid files refused, {sum(fuzz.passed.values()) - invalid} random damages survived")
     print(f"{sum(fuzz.passed.values())} passed, {len(fuzz.failures)} failed")
-    return 1 if fuzz.failures or not fuzz.passed else 0
+    return 1 if fuzz.failures or not invalid else 0
 
 
 if __name__ == "__main__":
