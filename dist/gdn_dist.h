@@ -4,19 +4,33 @@
  *
  * Rank r of a sequence group holds the tokens [first, first + count) of the batch, for all heads;
  * shards are contiguous, may be uneven or empty, and a boundary may fall anywhere. What crosses
- * ranks does not grow with the number of tokens:
+ * ranks does not grow with the number of tokens: one state a head and boundary where a sequence
+ * goes on, each way.
  *
  *     forward   S_out(r) = N_r + exp(decay_r) M_r S_in(r)       to rank r + 1
  *     backward  dS_in(r) = n_r + exp(decay_r) M_r^T dS_out(r)   to rank r - 1
  *
- * M_r and N_r are those of gdn_segment_forward, n_r that of gdn_segment_backward. A head whose
- * decay bound over shard r is below the problem's decay_threshold has S_out(r) = N_r and dS_in(r) =
- * n_r: it is sent before anything is received. The other heads apply M_r, which stays on its rank.
- * Forward and backward take the same decision; GDN_FLAG_EXACT never truncates.
+ * M_r, N_r and decay_r are those of gdn_segment_forward, n_r that of gdn_segment_backward. A head
+ * is final where S_out(r) = N_r: its sequence began on rank r, or its decay bound over the shard is
+ * below the problem's decay_threshold (it is truncated). Final heads are sent before anything is
+ * received, and before the main kernel; the others follow once S_in(r) is there, and M_r stays on
+ * its rank. Backward takes the decisions of forward. GDN_FLAG_EXACT and fp64 never truncate.
  *
- * Rules as in gdn.h, with these differences: calls are collective over the sequence group, block
- * the host until their messages have come, and must be made in the same order on all ranks, from
- * one thread at a time. No MPI header is included: a communicator crosses as a pointer to it.
+ * Rules as in gdn.h, with these differences:
+ *   Collective    Calls are made by all ranks of the group, in the same order, from one thread at a
+ *                 time; they block the host until their messages have come.
+ *   Agreement     A "collective check" compares its arguments between the ranks before data moves
+ *                 and fails with the same status and line on all of them.
+ *   Failure       Any other failure is that of one rank, whose neighbours are then waiting for it:
+ *                 call gdn_dist_abort(). Until then every call on the group fails, and
+ *                 gdn_dist_destroy() ends the job itself. Memory handed to the failed call stays
+ *                 in use until the group is gone.
+ *   Output, exit  A lost rank cannot be reported by a status alone. gdn_dist_abort(), and the watch
+ *                 over silent ranks, print one line on stderr in the whole job and end all its
+ *                 processes. Nothing else here prints or exits.
+ *   Allocation    Messages need small host allocations; tensors and workspace are the caller's.
+ *
+ * No MPI header is included: a communicator crosses as a pointer to it. Host backends only.
  */
 #ifndef GDN_DIST_H
 #define GDN_DIST_H
@@ -32,9 +46,11 @@ extern "C" {
  */
 
 /*
- * How bytes move; the algorithms above know nothing else. Ranks are those of one group. Messages
- * between two ranks with one tag arrive in order. Every wait ends by the deadline: TIMEOUT or
- * COMM_ERROR with a line that names the rank, the operation and the reason.
+ * How bytes move; the algorithms above know nothing else. Ranks are those of one group; messages
+ * name them by their rank in the whole job. Messages between two ranks with one tag arrive in
+ * order. A wait ends with the message or, after wait_limit, with TIMEOUT or COMM_ERROR and a line
+ * that names the rank, the operation and the reason. `what` names it: "gdn_dist_forward: the entry
+ * state".
  */
 typedef struct gdn_transport gdn_transport;
 typedef struct gdn_request gdn_request; /* a started send or receive; freed by wait */
@@ -42,20 +58,23 @@ typedef struct gdn_request gdn_request; /* a started send or receive; freed by w
 struct gdn_transport {
     size_t size;
     int32_t rank, ranks;
+    /* At most 2^31 - 1 bytes; data stays untouched until wait. */
     gdn_status (*send)(gdn_transport *transport, int32_t to, int32_t tag, const void *data,
                        size_t bytes, gdn_request **request);
+    /* A message of at most `bytes`. */
     gdn_status (*receive)(gdn_transport *transport, int32_t from, int32_t tag, void *data,
                           size_t bytes, gdn_request **request);
-    /* what: the operation's name for the error message */
-    gdn_status (*wait)(gdn_transport *transport, gdn_request *request, const char *what);
+    /* received: bytes that came; NULL = not wanted. Where `*request` is NULL: OK at once. */
+    gdn_status (*wait)(gdn_transport *transport, gdn_request **request, const char *what,
+                       size_t *received);
     /* all: [ranks][bytes], in rank order */
     gdn_status (*all_gather)(gdn_transport *transport, const void *mine, void *all, size_t bytes,
                              const char *what);
-    /* data[count] fp32: the sum over ranks, added in rank order, the same bits on every rank */
-    gdn_status (*all_reduce)(gdn_transport *transport, float *data, int64_t count,
+    /* data[count], FP32 or FP64: the sum over ranks, added in rank order, the same bits on every
+     * rank and in every run */
+    gdn_status (*all_reduce)(gdn_transport *transport, gdn_dtype dtype, void *data, int64_t count,
                              const char *what);
-    /* Ends the whole job, on every rank, with the exit code; the reason is one line on stderr,
-     * printed once. */
+    /* Ends the whole job as gdn_dist_abort does. Does not return. */
     void (*abort)(gdn_transport *transport, int32_t exit_code, const char *reason);
     void (*destroy)(gdn_transport *transport);
 };
@@ -69,11 +88,14 @@ typedef struct gdn_dist_config {
                                  is duplicated */
     int32_t sequence_ranks;   /* ranks that share a sequence; divides the rank count; 0 = all. The
                                  rest is data parallel */
-    double deadline;          /* seconds after which a silent rank ends the job; 0 = 30 */
+    double deadline;   /* seconds after which a silent rank ends the job; 0 = 30; >= 0.5 */
+    double wait_limit; /* seconds to wait for a message of a rank that is alive, but busy with
+                          something else (a checkpoint, a program that took another turn);
+                          0 = 10 deadlines */
 } gdn_dist_config;
 
 #define GDN_DIST_CONFIG_INIT                                                                       \
-    { sizeof(gdn_dist_config), NULL, 0, 0.0 }
+    { sizeof(gdn_dist_config), NULL, 0, 0.0, 0.0 }
 
 typedef struct gdn_dist gdn_dist;
 
@@ -85,85 +107,136 @@ typedef enum gdn_dist_group {
     GDN_DIST_DATA
 } gdn_dist_group;
 
-/* MPI must be initialised with MPI_THREAD_MULTIPLE (gdn_dist_start does it). Starts the watch over
- * silent ranks. Compares library versions and configurations between ranks: INVALID_ARGUMENT with
- * both values where they differ. */
+/*
+ * MPI_Init_thread and MPI_Finalize for programs that do not use MPI themselves. started: 0 where
+ * the program was not launched by mpirun (told by what Open MPI, MPICH and Slurm leave in the
+ * environment), and nothing was done. A start or finish that takes longer than `deadline` seconds
+ * (0 = 30) ends the process with one line and exit code 4.
+ */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_start(double deadline, int32_t *started);
+GDN_API void gdn_dist_finish(double deadline);
+
+/*
+ * Collective. MPI must be initialised with MPI_THREAD_MULTIPLE (gdn_dist_start does it). Starts the
+ * watch: a thread a rank that sends heartbeats; when they stop to come for `deadline` seconds, the
+ * rank and what it was last doing are reported and the job ends with exit code 4. Collective check:
+ * library version and configuration. config may be NULL. Errors: INVALID_ARGUMENT, UNSUPPORTED (MPI
+ * without threads), COMM_ERROR, TIMEOUT, OUT_OF_MEMORY.
+ */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_create(gdn_dist **dist, const gdn_dist_config *config);
+/* Collective. NULL is fine. */
 GDN_API void gdn_dist_destroy(gdn_dist *dist);
 GDN_API gdn_transport *gdn_dist_transport(gdn_dist *dist, gdn_dist_group group);
 GDN_API int32_t gdn_dist_rank(const gdn_dist *dist, gdn_dist_group group);
 GDN_API int32_t gdn_dist_ranks(const gdn_dist *dist, gdn_dist_group group);
 
-/* MPI_Init_thread and MPI_Finalize for programs that do not use MPI themselves. started: 0 where
- * the program was not launched by mpirun. */
-GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_start(int32_t *started);
-GDN_API void gdn_dist_finish(void);
-
-/* Fails unless `bytes` are the same on all ranks of the group; name says what they are, describe
- * renders them for the message. */
+/*
+ * The collective check for a program's own arguments. mine: this rank's status so far; where it is
+ * a failure on any rank, all fail with it and its gdn_last_error(). description: "field value;
+ * field value; ..."; the first field that differs between two ranks is reported with both values
+ * (at most 1,000 characters are compared). NULL = none.
+ */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_agree(gdn_dist *dist, gdn_dist_group group,
-                                                   const char *name, const char *description);
+                                                   gdn_status mine, const char *name,
+                                                   const char *description);
 
-/* Ends the job on all ranks with one line on stderr: the rank and the reason. Does not return. */
+/* What this rank is doing, for the line about it should it fall silent ("writing step 100"). */
+GDN_API void gdn_dist_note(gdn_dist *dist, const char *doing);
+
+/* Ends the job on all ranks with one line on stderr, "gdn: rank 2: <reason>". reason NULL =
+ * gdn_last_error(). Of several ranks that call it the first is heard. Does not return. */
 GDN_API void gdn_dist_abort(gdn_dist *dist, int32_t exit_code, const char *reason);
 
-/* ---- Sharded operator --------------------------------------------------------------------------
+/* ---- Shards ------------------------------------------------------------------------------------
  */
 
 /* The whole batch and this rank's part of it. */
 typedef struct gdn_shard {
     size_t size;
-    int64_t T, N; /* of the whole batch */
-    const int64_t
-        *cu_seqlens;      /* [N+1], host, of the whole batch; NULL: N equal sequences of T / N */
-    int64_t first, count; /* this rank's tokens */
+    int64_t T, N;              /* of the whole batch */
+    const int64_t *cu_seqlens; /* [N+1], host, of the whole batch; NULL: N sequences of T / N */
+    int64_t first, count;      /* this rank's tokens */
 } gdn_shard;
 
 #define GDN_SHARD_INIT                                                                             \
     { sizeof(gdn_shard), 0, 1, NULL, 0, 0 }
 
-/* Even shards: first and count of this rank. */
+/* Even shards: sets first and count. */
 GDN_API void gdn_shard_even(gdn_shard *shard, int32_t rank, int32_t ranks);
+
+/*
+ * What a shard holds: `sequences` sequences from first_sequence on. Those are the ones that have
+ * tokens here, the one that only passes through a shard without tokens, and the empty ones whose
+ * place is here: the shard with the token at that place, or the last one past the end. from_left
+ * (to_right): the first (last) one has tokens on a rank to the left (right). through: it is one
+ * sequence that does both.
+ */
+typedef struct gdn_shard_part {
+    size_t size;
+    int64_t first_sequence, sequences;
+    int32_t from_left, to_right, through;
+} gdn_shard_part;
+
+#define GDN_SHARD_PART_INIT                                                                        \
+    { sizeof(gdn_shard_part), 0, 0, 0, 0, 0 }
+
+/* Pure. is_last: whether this is the last rank's. Errors: INVALID_ARGUMENT, BAD_DATA. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_shard_find(const gdn_shard *shard, int32_t is_last,
+                                                   gdn_shard_part *part);
+
+/* Token within the shard, 0 to count, at which its i-th sequence starts; i == sequences: where the
+ * last one ends. */
+GDN_API int64_t gdn_shard_start(const gdn_shard *shard, const gdn_shard_part *part, int64_t i);
+
+/* ---- Sharded operator --------------------------------------------------------------------------
+ */
 
 typedef struct gdn_dist_plan gdn_dist_plan;
 
 /*
- * Collective. problem: the operator as on one rank (T and N are taken from shard). Compares
- * problem, shard and backend between ranks before anything else is sent.
+ * Collective over the sequence group. problem: the operator as on one rank; T and N are taken from
+ * shard. Collective check: problem (but for strides), backend, batch; shards are contiguous and
+ * cover it. The context must outlive the plan. Errors: INVALID_ARGUMENT, UNSUPPORTED (by the
+ * backend), BAD_DATA (cu_seqlens).
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_plan_create(gdn_dist_plan **plan, gdn_dist *dist,
                                                          const gdn_context *context,
                                                          const gdn_problem *problem,
                                                          const gdn_shard *shard);
-GDN_API void gdn_dist_plan_destroy(gdn_dist_plan *plan);
+GDN_API void gdn_dist_plan_destroy(gdn_dist_plan *plan); /* NULL is fine */
 
-/*
- * This rank's part as a problem of its own: T = count tokens, N = the sequences that have tokens
- * here (or, for an empty one, whose place is here; at least 1). first_sequence: index of its first
- * sequence in the whole batch. cu_seqlens: host, [N+1], lives as long as the plan. from_left /
- * to_right: the first (last) sequence began (goes on) on another rank.
- */
+/* This rank's part as a problem of its own: T = count, N = part.sequences, but at least 1: where
+ * there is none, one without tokens that is not of the batch. cu_seqlens: host, [N+1], lives as
+ * long as the plan. */
 typedef struct gdn_dist_local {
     size_t size;
     gdn_problem problem;
-    int64_t first_sequence;
+    gdn_shard_part part;
     const int64_t *cu_seqlens;
-    int32_t from_left, to_right;
 } gdn_dist_local;
+
+#define GDN_DIST_LOCAL_INIT                                                                        \
+    { sizeof(gdn_dist_local), GDN_PROBLEM_INIT, GDN_SHARD_PART_INIT, NULL }
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_plan_local(const gdn_dist_plan *plan,
                                                         gdn_dist_local *local);
 
-/* Bytes for the calls below; saved is what forward hands to backward and never 0. */
+/* Bytes for the calls below, on this rank. saved is never 0. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_plan_sizes(const gdn_dist_plan *plan,
                                                         gdn_sizes *sizes);
 
 /*
- * gdn_forward and gdn_backward over the group. tensors: this rank's part, shapes as in the local
- * problem; its cu_seqlens field is ignored (the plan has them). initial_state and final_state rows
- * count where the sequence begins (ends) on this rank: row 0 is ignored with from_left, the last
- * row is written with the shard's exit state with to_right. dht and dh0 likewise, mirrored. T =
- * count = 0 is fine. saved: written by forward, read by backward.
+ * gdn_forward and gdn_backward over the sequence group; collective. tensors: this rank's part,
+ * shapes as in the local problem, nullable as there, with these differences:
+ *
+ *   cu_seqlens     ignored: the plan has them
+ *   saved          not NULL: forward writes decisions, entry state and M there, backward reads them
+ *   initial_state  row 0 is ignored with from_left: it comes from there
+ *   final_state    with to_right the last row is the state at the shard's end
+ *   dht            the last row is ignored with to_right
+ *   dh0            with from_left row 0 is the gradient of the shard's entry state
+ *
+ * BAD_DATA where a state that would be sent holds a NaN or Inf.
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_forward(gdn_dist_plan *plan,
                                                      const gdn_tensors *tensors, gdn_stream stream);
@@ -171,12 +244,17 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_backward(gdn_dist_plan *plan,
                                                       const gdn_tensors *tensors,
                                                       gdn_stream stream);
 
-/* What the last forward (backward) of the plan sent from this rank. */
+/* What the last forward and backward of a plan sent from this rank. */
 typedef struct gdn_dist_traffic {
     size_t size;
     int64_t forward_bytes, backward_bytes;
-    int32_t heads_truncated, heads_exact; /* of the exit state; both 0 where nothing crosses */
+    int32_t heads_truncated, heads_exact; /* of a sequence that passes through; else both 0 */
+    int64_t segment_tokens; /* tokens that forward's segment pass read: the shard's, or fewer where
+                               all heads decay within its tail */
 } gdn_dist_traffic;
+
+#define GDN_DIST_TRAFFIC_INIT                                                                      \
+    { sizeof(gdn_dist_traffic), 0, 0, 0, 0, 0 }
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_plan_traffic(const gdn_dist_plan *plan,
                                                           gdn_dist_traffic *traffic);

@@ -35,8 +35,8 @@ extern const gdni_backend_ops gdni_cpu_ops;
 
 /* Copies a caller's struct of `size` bytes into one of `known` bytes whose defaults are already in
  * place. Fails where the caller was built against a newer header. */
-gdn_status gdni_copy_struct(const char *name, void *to, size_t known, const void *from,
-                            size_t size);
+GDN_API gdn_status gdni_copy_struct(const char *name, void *to, size_t known, const void *from,
+                                    size_t size);
 #define GDNI_COPY_STRUCT(to, from, function)                                                       \
     do {                                                                                           \
         GDNI_REQUIRE((from) != NULL, "%s: %s is NULL", function, #from);                           \
@@ -44,7 +44,8 @@ gdn_status gdni_copy_struct(const char *name, void *to, size_t known, const void
     } while (0)
 
 /* Checks a problem on its own (no data) and fills in the defaults. */
-gdn_status gdni_problem_check(const char *function, const gdn_problem *in, gdn_problem *out);
+GDN_API gdn_status gdni_problem_check(const char *function, const gdn_problem *in,
+                                      gdn_problem *out);
 
 /* Host cu_seqlens: starts with 0, never decreases, ends at T or before. NULL is fine (N divides T
  * was checked). */
@@ -52,8 +53,8 @@ gdn_status gdni_check_cu_seqlens(const char *function, const int64_t *cu_seqlens
                                  int64_t T);
 
 /* CHECKED on host backends: finite inputs and g <= 0, else BAD_DATA with tensor, token and head. */
-gdn_status gdni_check_values(const char *function, const gdn_problem *problem,
-                             const gdn_tensors *tensors);
+GDN_API gdn_status gdni_check_values(const char *function, const gdn_problem *problem,
+                                     const gdn_tensors *tensors);
 
 /* First token of sequence n (n == N: end of the last one). */
 static inline int64_t gdni_sequence_start(const gdn_problem *problem, const int64_t *cu_seqlens,

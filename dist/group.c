@@ -1,0 +1,204 @@
+/* The group of ranks: its communicators, its watch, its failures. */
+#include "watch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double DEFAULT_DEADLINE = 30.0, SHORTEST_DEADLINE = 0.5;
+
+typedef struct setup {
+    gdn_dist_config config; /* defaults filled in */
+    MPI_Comm parent;
+    int rank, ranks;
+} setup;
+
+static gdn_status check_config(const gdn_dist_config *in, setup *s) {
+    static const char *const function = "gdn_dist_create";
+    const gdn_dist_config init = GDN_DIST_CONFIG_INIT;
+    int started = 0, finished = 0, threads = MPI_THREAD_SINGLE;
+    s->config = init;
+    if (in)
+        GDNI_COPY_STRUCT(&s->config, in, "gdn_dist_create");
+    MPI_Initialized(&started);
+    MPI_Finalized(&finished);
+    GDNI_REQUIRE(started && !finished, "%s: MPI is not initialised, expected gdn_dist_start()",
+                 function);
+    MPI_Query_thread(&threads);
+    if (threads < MPI_THREAD_MULTIPLE)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "%s: MPI was initialised with thread level %d, expected "
+                         "MPI_THREAD_MULTIPLE (%d)",
+                         function, threads, MPI_THREAD_MULTIPLE);
+    s->parent = s->config.communicator ? *(const MPI_Comm *)s->config.communicator : MPI_COMM_WORLD;
+    MPI_Comm_rank(s->parent, &s->rank);
+    MPI_Comm_size(s->parent, &s->ranks);
+    if (s->config.deadline == 0)
+        s->config.deadline = DEFAULT_DEADLINE;
+    if (s->config.wait_limit == 0)
+        s->config.wait_limit = 10 * s->config.deadline;
+    if (s->config.sequence_ranks == 0)
+        s->config.sequence_ranks = s->ranks;
+    return GDN_STATUS_OK;
+}
+
+/* Values that must make sense; checked once the ranks can talk, for all of them. */
+static gdn_status check_values(const setup *s) {
+    const gdn_dist_config *c = &s->config;
+    GDNI_REQUIRE(c->deadline >= SHORTEST_DEADLINE && isfinite(c->deadline),
+                 "gdn_dist_create: deadline is %g s, expected at least %g", c->deadline,
+                 SHORTEST_DEADLINE);
+    GDNI_REQUIRE(c->wait_limit > 0, "gdn_dist_create: wait_limit is %g s, expected more than 0",
+                 c->wait_limit);
+    GDNI_REQUIRE(c->sequence_ranks > 0 && s->ranks % c->sequence_ranks == 0,
+                 "gdn_dist_create: sequence_ranks is %d, expected a divisor of the %d ranks",
+                 c->sequence_ranks, s->ranks);
+    return GDN_STATUS_OK;
+}
+
+/* A copy of the caller's communicator, without waiting for ever for the others. */
+static gdn_status duplicate(const setup *s, MPI_Comm *copy) {
+    static const char *const what = "gdn_dist_create: waiting for all ranks to call it";
+    MPI_Request request;
+    GDNI_MPI_TRY(MPI_Comm_idup(s->parent, copy, &request), what);
+    GDN_TRY(gdni_mpi_wait(&request, NULL, what, s->config.deadline, MPI_STATUS_IGNORE));
+    GDNI_MPI_TRY(MPI_Comm_set_errhandler(*copy, MPI_ERRORS_RETURN), what);
+    return GDN_STATUS_OK;
+}
+
+/* Ranks with the same color, in order of their rank. */
+static gdn_status make_subgroup(gdn_dist *dist, const setup *s, gdn_dist_group group, int first,
+                                int step, int count) {
+    MPI_Comm communicator;
+    int32_t *world = malloc(sizeof(*world) * (size_t)count);
+    if (!world)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for a group");
+    for (int i = 0; i < count; ++i)
+        world[i] = first + i * step;
+    gdni_watch_waiting(dist->watch, "gdn_dist_create: making groups");
+    int code = MPI_Comm_split(s->parent, first, s->rank, &communicator);
+    gdni_watch_waiting(dist->watch, "");
+    gdn_status status = GDN_STATUS_OK;
+    if (code != MPI_SUCCESS) {
+        status = gdni_mpi_fail(code, "gdn_dist_create");
+    } else {
+        MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
+        status = gdni_mpi_transport(&dist->transports[group], communicator, dist->watch, world,
+                                    s->config.wait_limit);
+    }
+    free(world);
+    return status;
+}
+
+static gdn_status set_up(gdn_dist *dist, setup *s) {
+    MPI_Comm world, heartbeats;
+    char text[256];
+    int32_t shared = 0;
+    GDN_TRY(duplicate(s, &world));
+    if (s->ranks > 1) {
+        GDN_TRY(duplicate(s, &heartbeats));
+        GDN_TRY(gdni_watch_start(&dist->watch, heartbeats,
+                                 fmax(s->config.deadline, SHORTEST_DEADLINE)));
+    }
+    GDN_TRY(gdni_mpi_transport(&dist->transports[GDN_DIST_WORLD], world, dist->watch, NULL,
+                               s->config.wait_limit));
+    snprintf(text, sizeof(text),
+             "library version %u; sequence_ranks %d; deadline %g; wait_limit %g",
+             (unsigned)gdn_version(), s->config.sequence_ranks, s->config.deadline,
+             s->config.wait_limit);
+    GDN_TRY(gdni_agree(dist->transports[GDN_DIST_WORLD], check_values(s), "gdn_dist_create", text,
+                       &shared));
+    const int width = s->config.sequence_ranks, place = s->rank % width;
+    GDN_TRY(make_subgroup(dist, s, GDN_DIST_SEQUENCE, s->rank - place, 1, width));
+    return make_subgroup(dist, s, GDN_DIST_DATA, place, width, s->ranks / width);
+}
+
+static void release(gdn_dist *dist) {
+    gdni_watch_stop(dist->watch);
+    for (int i = 0; i < GDNI_GROUPS; ++i)
+        if (dist->transports[i])
+            dist->transports[i]->destroy(dist->transports[i]);
+    free(dist);
+}
+
+gdn_status gdn_dist_create(gdn_dist **out, const gdn_dist_config *config) {
+    setup s;
+    gdni_clear_error();
+    GDNI_REQUIRE(out != NULL, "gdn_dist_create: dist is NULL");
+    *out = NULL;
+    GDN_TRY(check_config(config, &s));
+    gdn_dist *dist = calloc(1, sizeof(*dist));
+    if (!dist)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for the group");
+    gdn_status status = set_up(dist, &s);
+    if (dist->transports[GDN_DIST_WORLD])
+        *out = dist;
+    else
+        free(dist);
+    gdni_watch_doing(dist->watch, "the program");
+    return status;
+}
+
+void gdn_dist_destroy(gdn_dist *dist) {
+    char one = 0, *all;
+    if (!dist)
+        return;
+    if (dist->failed)
+        gdn_dist_abort(dist, 4, dist->reason);
+    /* All are here before heartbeats stop. */
+    all = malloc((size_t)gdn_dist_ranks(dist, GDN_DIST_WORLD));
+    gdn_transport *world = dist->transports[GDN_DIST_WORLD];
+    if (!all || world->all_gather(world, &one, all, 1, "gdn_dist_destroy: waiting for all ranks"))
+        gdn_dist_abort(dist, 4, all ? NULL : "gdn_dist_destroy: no memory");
+    free(all);
+    release(dist);
+}
+
+gdn_transport *gdn_dist_transport(gdn_dist *dist, gdn_dist_group group) {
+    return dist && (unsigned)group < GDNI_GROUPS ? dist->transports[group] : NULL;
+}
+
+int32_t gdn_dist_rank(const gdn_dist *dist, gdn_dist_group group) {
+    return dist->transports[group]->rank;
+}
+
+int32_t gdn_dist_ranks(const gdn_dist *dist, gdn_dist_group group) {
+    return dist->transports[group]->ranks;
+}
+
+void gdn_dist_note(gdn_dist *dist, const char *doing) {
+    gdni_watch_doing(dist->watch, doing);
+}
+
+void gdn_dist_abort(gdn_dist *dist, int32_t exit_code, const char *reason) {
+    char line[GDNI_TEXT];
+    const int32_t rank = gdn_dist_rank(dist, GDN_DIST_WORLD);
+    reason = reason ? reason : gdn_last_error();
+    /* A failure that all ranks share names its rank itself. */
+    if (!strcmp(reason, dist->agreed))
+        snprintf(line, sizeof(line), "%s", reason);
+    else
+        snprintf(line, sizeof(line), "rank %d: %s", rank, reason);
+    if (dist->watch)
+        gdni_watch_abort(dist->watch, exit_code, line);
+    gdni_end_job(MPI_COMM_WORLD, exit_code, line);
+}
+
+gdn_status gdni_dist_begin(gdn_dist *dist, const char *function) {
+    gdni_clear_error();
+    if (dist->failed)
+        return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: the group has failed before: %s", function,
+                         dist->reason);
+    gdni_watch_doing(dist->watch, function);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_dist_end(gdn_dist *dist, gdn_status status) {
+    if (status != GDN_STATUS_OK && !dist->failed) {
+        dist->failed = 1;
+        snprintf(dist->reason, sizeof(dist->reason), "%s", gdn_last_error());
+    }
+    gdni_watch_doing(dist->watch, "the program");
+    return status;
+}

@@ -1,0 +1,45 @@
+/* What the parts of gdn_dist share: the group and the checks between ranks. */
+#ifndef GDNI_DIST_GROUP_H
+#define GDNI_DIST_GROUP_H
+
+#include "gdn_dist.h"
+#include "internal.h"
+
+typedef struct gdni_watch gdni_watch;
+
+enum {
+    GDNI_TEXT = 1024, /* of a line that crosses ranks */
+    GDNI_GROUPS = 3
+};
+
+struct gdn_dist {
+    gdn_transport *transports[GDNI_GROUPS]; /* by gdn_dist_group */
+    gdni_watch *watch;                      /* NULL: one rank */
+    int32_t failed;                         /* this rank alone has failed; reason says why */
+    char reason[GDNI_TEXT];
+    char agreed[GDNI_TEXT]; /* the last failure that all ranks share */
+};
+
+/* Where ranks other than this one would wait for ever: remembers the failure of a collective call,
+ * and refuses the next one. */
+gdn_status gdni_dist_begin(gdn_dist *dist, const char *function);
+gdn_status gdni_dist_end(gdn_dist *dist, gdn_status status);
+
+/* gdn_dist_agree over a transport; *shared: whether all ranks returned the same failure. */
+gdn_status gdni_agree(gdn_transport *transport, gdn_status mine, const char *name,
+                      const char *description, int32_t *shared);
+
+/* all_reduce of gdn_transport, on its send and receive. */
+gdn_status gdni_all_reduce(gdn_transport *transport, gdn_dtype dtype, void *data, int64_t count,
+                           const char *what);
+
+/* Tags of messages between neighbours. */
+enum {
+    GDNI_TAG_FORWARD = 1,
+    GDNI_TAG_BACKWARD,
+    GDNI_TAG_HALO,
+    GDNI_TAG_HALO_GRADIENT,
+    GDNI_TAG_REDUCE
+};
+
+#endif /* GDNI_DIST_GROUP_H */

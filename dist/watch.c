@@ -1,0 +1,294 @@
+/* Heartbeats, and the end of the job. */
+#include "watch.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    DOING = 200,      /* characters of what a rank is doing */
+    EXIT_SILENT = 4,  /* exit code of a job that lost a rank */
+    ABORT_SECONDS = 10,
+    GRACE_RANKS = 16, /* ranks that wait for one another before they report a silent rank 0 */
+    TAG = 1
+};
+
+typedef enum message_kind {
+    BEAT,
+    END_JOB,
+    GOODBYE /* the last message of a rank */
+} message_kind;
+
+typedef struct message {
+    int32_t kind, exit_code;
+    char text[GDNI_TEXT]; /* BEAT: what the rank is doing; END_JOB: the line */
+} message;
+
+/* One rank that this one hears or tells: rank 0 all others, the others rank 0. */
+typedef struct peer {
+    int rank;
+    double seen; /* when it was last heard */
+    int gone;    /* it said goodbye */
+    char doing[DOING];
+    message out;
+    MPI_Request sending;
+} peer;
+
+struct gdni_watch {
+    MPI_Comm communicator;
+    int rank, ranks;
+    double deadline, interval;
+    pthread_t thread;
+    pthread_mutex_t lock; /* of doing, request and requested */
+    char doing[DOING], waiting[DOING]; /* waiting: what for; empty = it is not */
+    message request;                   /* to end the job */
+    int requested;
+    atomic_int stopping, pending;
+    peer *peers;
+    int count;
+    message in;
+    MPI_Request receiving;
+};
+
+double gdni_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void gdni_sleep(double seconds) {
+    const struct timespec t = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
+    nanosleep(&t, NULL);
+}
+
+_Noreturn void gdni_end_job(MPI_Comm communicator, int32_t exit_code, const char *line) {
+    char text[GDNI_TEXT + 8];
+    int length = snprintf(text, sizeof(text), "gdn: %s\n", line);
+    if (length >= (int)sizeof(text)) {
+        length = (int)sizeof(text) - 1;
+        text[length - 1] = '\n';
+    }
+    /* One write, so that lines of several processes do not mix. */
+    const ssize_t written = write(STDERR_FILENO, text, (size_t)length);
+    (void)written;
+    /* Should MPI itself be stuck, this process at least ends. */
+    signal(SIGALRM, SIG_DFL);
+    alarm(ABORT_SECONDS);
+    MPI_Abort(communicator, exit_code);
+    _exit(exit_code);
+}
+
+static void set_text(char *to, size_t size, const char *from) {
+    snprintf(to, size, "%s", from);
+}
+
+/* ---- Of the other threads ----------------------------------------------------------------------
+ */
+
+void gdni_watch_doing(gdni_watch *watch, const char *doing) {
+    if (!watch)
+        return;
+    pthread_mutex_lock(&watch->lock);
+    set_text(watch->doing, sizeof(watch->doing), doing);
+    pthread_mutex_unlock(&watch->lock);
+}
+
+void gdni_watch_waiting(gdni_watch *watch, const char *what) {
+    if (!watch)
+        return;
+    pthread_mutex_lock(&watch->lock);
+    set_text(watch->waiting, sizeof(watch->waiting), what);
+    pthread_mutex_unlock(&watch->lock);
+}
+
+void gdni_watch_pending(gdni_watch *watch, int32_t change) {
+    if (watch)
+        atomic_fetch_add(&watch->pending, change);
+}
+
+/* Hands the request to the watch's thread, which ends this process with all others. */
+_Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char *line) {
+    pthread_mutex_lock(&watch->lock);
+    if (!watch->requested) {
+        watch->request.kind = END_JOB;
+        watch->request.exit_code = exit_code;
+        set_text(watch->request.text, sizeof(watch->request.text), line);
+        watch->requested = 1;
+    }
+    pthread_mutex_unlock(&watch->lock);
+    for (;;)
+        gdni_sleep(1.0);
+}
+
+/* ---- The thread --------------------------------------------------------------------------------
+ */
+
+/* Tells rank 0; if it does not end the job, this rank does, each a little later than the one before
+ * it. */
+static _Noreturn void end_as_requested(gdni_watch *watch) {
+    if (watch->rank > 0) {
+        const int turn = watch->rank < GRACE_RANKS ? watch->rank : GRACE_RANKS;
+        MPI_Request request;
+        int sent = MPI_Isend(&watch->request, (int)sizeof(watch->request), MPI_BYTE, 0, TAG,
+                             watch->communicator, &request) == MPI_SUCCESS;
+        const double until = gdni_now() + 1.0 + 0.25 * turn;
+        while (gdni_now() < until) {
+            int done = 0;
+            if (sent && MPI_Test(&request, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS && done)
+                sent = 0;
+            gdni_sleep(0.01);
+        }
+    }
+    gdni_end_job(watch->communicator, watch->request.exit_code, watch->request.text);
+}
+
+static peer *find_peer(gdni_watch *watch, int rank) {
+    return watch->rank == 0 ? watch->peers + rank - 1 : watch->peers;
+}
+
+static void start_receive(gdni_watch *watch) {
+    MPI_Irecv(&watch->in, (int)sizeof(watch->in), MPI_BYTE, MPI_ANY_SOURCE, TAG,
+              watch->communicator, &watch->receiving);
+}
+
+static void hear(gdni_watch *watch, double now) {
+    for (;;) {
+        MPI_Status result;
+        int done = 0;
+        if (MPI_Test(&watch->receiving, &done, &result) != MPI_SUCCESS || !done)
+            return;
+        peer *from = find_peer(watch, result.MPI_SOURCE);
+        if (watch->in.kind == END_JOB)
+            gdni_end_job(watch->communicator, watch->in.exit_code, watch->in.text);
+        from->seen = now;
+        from->gone = watch->in.kind == GOODBYE;
+        set_text(from->doing, sizeof(from->doing), watch->in.text);
+        start_receive(watch);
+    }
+}
+
+/* A peer that does not take its messages gets no further ones. */
+static int tell(gdni_watch *watch, peer *to, message_kind kind) {
+    int done = 0;
+    if (MPI_Test(&to->sending, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done)
+        return 0;
+    to->out.kind = kind;
+    pthread_mutex_lock(&watch->lock);
+    set_text(to->out.text, sizeof(to->out.text), watch->waiting[0] ? watch->waiting : watch->doing);
+    pthread_mutex_unlock(&watch->lock);
+    return MPI_Isend(&to->out, (int)sizeof(to->out), MPI_BYTE, to->rank, TAG, watch->communicator,
+                     &to->sending) == MPI_SUCCESS;
+}
+
+static void look_for_silent(gdni_watch *watch, double now) {
+    const int turn = watch->rank < GRACE_RANKS ? watch->rank : GRACE_RANKS;
+    const double later = watch->rank > 1 ? 0.5 * (turn - 1) : 0.0;
+    for (int i = 0; i < watch->count; ++i) {
+        const peer *p = watch->peers + i;
+        char line[GDNI_TEXT];
+        if (p->gone || now - p->seen <= watch->deadline + later)
+            continue;
+        snprintf(line, sizeof(line), "rank %d stopped answering for %.1f s (last seen in: %s)",
+                 p->rank, now - p->seen, p->doing);
+        gdni_end_job(watch->communicator, EXIT_SILENT, line);
+    }
+}
+
+/* The last messages, so that none is left when the communicator goes. */
+static void say_goodbye(gdni_watch *watch) {
+    const double until = gdni_now() + watch->deadline;
+    int told = 0, gone = 0;
+    while (gdni_now() < until && (told < watch->count || gone < watch->count)) {
+        hear(watch, gdni_now());
+        if (told < watch->count)
+            told += tell(watch, watch->peers + told, GOODBYE);
+        gone = 0;
+        for (int i = 0; i < watch->count; ++i)
+            gone += watch->peers[i].gone;
+        gdni_sleep(0.0005);
+    }
+    for (int i = 0; i < watch->count; ++i) {
+        int done = 0;
+        while (!done && gdni_now() < until)
+            if (MPI_Test(&watch->peers[i].sending, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+                done = 1;
+    }
+    MPI_Cancel(&watch->receiving);
+    MPI_Wait(&watch->receiving, MPI_STATUS_IGNORE);
+}
+
+static void *run(void *argument) {
+    gdni_watch *watch = argument;
+    double last = gdni_now(), told = 0.0;
+    start_receive(watch);
+    while (!atomic_load(&watch->stopping)) {
+        const double now = gdni_now();
+        /* A thread that was itself stopped for a while has heard nobody, and knows nothing. */
+        if (now - last > 0.5 * watch->deadline)
+            for (int i = 0; i < watch->count; ++i)
+                watch->peers[i].seen = now;
+        last = now;
+        hear(watch, now);
+        pthread_mutex_lock(&watch->lock);
+        const int requested = watch->requested;
+        pthread_mutex_unlock(&watch->lock);
+        if (requested)
+            end_as_requested(watch);
+        if (now - told >= watch->interval) {
+            for (int i = 0; i < watch->count; ++i)
+                tell(watch, watch->peers + i, BEAT);
+            told = now;
+        }
+        look_for_silent(watch, now);
+        gdni_sleep(atomic_load(&watch->pending) ? 0.001 : 0.01);
+    }
+    say_goodbye(watch);
+    return NULL;
+}
+
+static void release(gdni_watch *watch) {
+    MPI_Comm_free(&watch->communicator);
+    pthread_mutex_destroy(&watch->lock);
+    free(watch->peers);
+    free(watch);
+}
+
+gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double deadline) {
+    gdni_watch *watch = calloc(1, sizeof(*watch));
+    if (!watch)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for the watch");
+    watch->communicator = communicator;
+    MPI_Comm_rank(communicator, &watch->rank);
+    MPI_Comm_size(communicator, &watch->ranks);
+    watch->deadline = deadline;
+    watch->interval = deadline / 12 < 0.5 ? deadline / 12 : 0.5;
+    watch->count = watch->rank == 0 ? watch->ranks - 1 : 1;
+    watch->peers = calloc((size_t)watch->count, sizeof(*watch->peers));
+    pthread_mutex_init(&watch->lock, NULL);
+    gdni_watch_doing(watch, "starting");
+    for (int i = 0; watch->peers && i < watch->count; ++i) {
+        watch->peers[i].rank = watch->rank == 0 ? i + 1 : 0;
+        watch->peers[i].seen = gdni_now();
+        watch->peers[i].sending = MPI_REQUEST_NULL;
+        set_text(watch->peers[i].doing, sizeof(watch->peers[i].doing), "starting");
+    }
+    if (!watch->peers || pthread_create(&watch->thread, NULL, run, watch) != 0) {
+        release(watch);
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no thread for the watch");
+    }
+    *out = watch;
+    return GDN_STATUS_OK;
+}
+
+void gdni_watch_stop(gdni_watch *watch) {
+    if (!watch)
+        return;
+    atomic_store(&watch->stopping, 1);
+    pthread_join(watch->thread, NULL);
+    release(watch);
+}

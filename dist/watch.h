@@ -1,0 +1,47 @@
+/*
+ * The watch over silent ranks. Every rank has a thread that sends a heartbeat with what the rank is
+ * doing: to rank 0, and rank 0 to all. Rank 0 ends the job when one of them stops to come; if rank
+ * 0 is the silent one, the lowest of the others does. Requests to end the job go to rank 0 as well,
+ * so that one line is printed, whoever else notices.
+ */
+#ifndef GDNI_WATCH_H
+#define GDNI_WATCH_H
+
+#include <mpi.h>
+
+#include "group.h"
+
+/* Takes the communicator over. */
+gdn_status gdni_watch_start(gdni_watch **watch, MPI_Comm communicator, double deadline);
+/* Collective, after all ranks have agreed to stop. */
+void gdni_watch_stop(gdni_watch *watch);
+void gdni_watch_doing(gdni_watch *watch, const char *doing);
+void gdni_watch_waiting(gdni_watch *watch, const char *what); /* "": no longer */
+/* Counts messages on their way: while there are any the thread looks after MPI's progress more
+ * often. */
+void gdni_watch_pending(gdni_watch *watch, int32_t change);
+/* The whole line is "gdn: <line>". Does not return. */
+_Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char *line);
+
+/* "gdn: <line>" in one write, then the end of all ranks of the job. */
+_Noreturn void gdni_end_job(MPI_Comm communicator, int32_t exit_code, const char *line);
+
+double gdni_now(void); /* seconds, monotonic */
+void gdni_sleep(double seconds);
+/* The text of an MPI error as a status. */
+gdn_status gdni_mpi_fail(int code, const char *what);
+#define GDNI_MPI_TRY(call, what)                                                                   \
+    do {                                                                                           \
+        int gdni_code_ = (call);                                                                   \
+        if (gdni_code_ != MPI_SUCCESS)                                                             \
+            return gdni_mpi_fail(gdni_code_, what);                                                \
+    } while (0)
+
+/* communicator is taken over; world[ranks]: ranks in the whole job, copied. */
+gdn_status gdni_mpi_transport(gdn_transport **transport, MPI_Comm communicator, gdni_watch *watch,
+                              const int32_t *world, double wait_limit);
+/* Waits for a request of MPI itself. */
+gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *what, double limit,
+                         MPI_Status *result);
+
+#endif /* GDNI_WATCH_H */
