@@ -6,6 +6,10 @@ if(GDN_HAVE_HDF5)
   list(APPEND gdn_targets gdn_io)
   install(FILES io/gdn_io.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 endif()
+if(GDN_HAVE_MPI)
+  list(APPEND gdn_targets gdn_dist)
+  install(FILES dist/gdn_dist.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+endif()
 install(TARGETS ${gdn_targets} EXPORT gdn-targets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}

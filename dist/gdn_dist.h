@@ -88,7 +88,7 @@ typedef struct gdn_dist_config {
                                  is duplicated */
     int32_t sequence_ranks;   /* ranks that share a sequence; divides the rank count; 0 = all. The
                                  rest is data parallel */
-    double deadline;   /* seconds after which a silent rank ends the job; 0 = 30; >= 0.5 */
+    double deadline;          /* seconds after which a silent rank ends the job; 0 = 30; >= 0.5 */
     double wait_limit; /* seconds to wait for a message of a rank that is alive, but busy with
                           something else (a checkpoint, a program that took another turn);
                           0 = 10 deadlines */

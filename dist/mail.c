@@ -74,8 +74,8 @@ gdn_status gdni_mail_send_final(gdni_mail *mail, const int32_t *final, const voi
 
 gdn_status gdni_mail_send_others(gdni_mail *mail, const int32_t *final, const void *states) {
     gdn_transport *t = mail->plan->group;
-    char *start = mail->buffer + mail->plan->header_bytes +
-                  mail->plan->head_bytes * count_final(mail, final);
+    char *start =
+        mail->buffer + mail->plan->header_bytes + mail->plan->head_bytes * count_final(mail, final);
     char *end = start;
     GDN_TRY(pack(mail, final, 0, states, &end));
     if (end == start)

@@ -87,8 +87,8 @@ static gdn_status forward_segment(call *c) {
     int32_t exact = 0;
 
     if (truncates(plan))
-        GDN_TRY(gdni_dist_warm_up(plan, &c->tensors, first, count, 0, m->bounds, m->states,
-                                  &length));
+        GDN_TRY(
+            gdni_dist_warm_up(plan, &c->tensors, first, count, 0, m->bounds, m->states, &length));
     for (int32_t h = 0; h < Hv; ++h) {
         if (through)
             m->final[h] = truncates(plan) && gdni_dist_below(plan, m->bounds, h);

@@ -62,35 +62,35 @@ static gdn_status localize(gdn_dist_plan *plan, const gdn_problem *problem,
     for (int64_t i = 0; i <= plan->part.sequences; ++i)
         plan->cu_seqlens[i] = gdn_shard_start(shard, &plan->part, i);
     const int64_t n = plan->part.first_sequence;
-    plan->sequence_start =
-        shard->cu_seqlens ? shard->cu_seqlens[n] : n * (shard->T / shard->N);
+    plan->sequence_start = shard->cu_seqlens ? shard->cu_seqlens[n] : n * (shard->T / shard->N);
+    return GDN_STATUS_OK;
+}
+
+/* Raises *most to the segment workspace of `count` tokens. */
+static gdn_status raise_to_segment(const gdn_dist_plan *plan, int64_t count, size_t *most) {
+    const gdn_problem segment = gdni_dist_segment(plan, count);
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    GDN_TRY(gdn_problem_sizes(plan->context, &segment, &sizes));
+    if (sizes.segment_workspace > *most)
+        *most = sizes.segment_workspace;
     return GDN_STATUS_OK;
 }
 
 /* Sizes of the backend for this part, and for every length that a segment pass may have. */
 static gdn_status find_inner_sizes(gdn_dist_plan *plan) {
     const gdn_sizes init = GDN_SIZES_INIT;
-    gdn_problem segment = plan->problem;
-    gdn_sizes sizes = init;
+    const int64_t *cu = plan->cu_seqlens + plan->problem.N;
+    const int64_t lengths[2] = {plan->cu_seqlens[1], cu[0] - cu[-1]};
     size_t most = 0;
-    segment.N = 1;
     plan->inner = init;
     GDN_TRY(gdn_problem_sizes(plan->context, &plan->problem, &plan->inner));
     if (!plan->part.from_left && !plan->part.to_right)
         return GDN_STATUS_OK;
-    const int64_t last = plan->problem.T - plan->cu_seqlens[plan->problem.N - 1];
-    const int64_t lengths[2] = {plan->cu_seqlens[1], last};
-    for (int64_t tail = GDNI_WARM_UP; tail / 2 < plan->problem.T; tail *= 2)
-        for (int i = 0; i < 2; ++i) {
-            segment.T = tail < lengths[i] ? tail : lengths[i];
-            GDN_TRY(gdn_problem_sizes(plan->context, &segment, &sizes));
-            if (sizes.segment_workspace > most)
-                most = sizes.segment_workspace;
-        }
-    segment.T = 0;
-    GDN_TRY(gdn_problem_sizes(plan->context, &segment, &sizes));
-    most = sizes.segment_workspace > most ? sizes.segment_workspace : most;
-    plan->inner.segment_workspace = most;
+    for (int i = 0; i < 2; ++i) {
+        GDN_TRY(raise_to_segment(plan, lengths[i], &most));
+        for (int64_t tail = GDNI_WARM_UP; tail < lengths[i]; tail *= 2)
+            GDN_TRY(raise_to_segment(plan, tail, &most));
+    }
     if (plan->inner.forward_workspace < most)
         plan->inner.forward_workspace = most;
     if (plan->inner.backward_workspace < most)
@@ -128,8 +128,7 @@ static layout lay_out(const gdn_dist_plan *plan, int32_t backward) {
     l.final = place(&l.saved, Hv * sizeof(int32_t));
     l.log_decay = place(&l.saved, part->through ? Hv * element : 0);
     l.entry = place(&l.saved, crosses ? plan->states_bytes : 0);
-    l.transfer = place(&l.saved, part->through ? Hv * (size_t)p->K * (size_t)p->K * element
-                                                    : 0);
+    l.transfer = place(&l.saved, part->through ? Hv * (size_t)p->K * (size_t)p->K * element : 0);
     l.inner = place(&l.saved, plan->inner.saved);
     return l;
 }
@@ -254,7 +253,13 @@ void gdn_dist_plan_destroy(gdn_dist_plan *plan) {
     free(plan);
 }
 
-#define COPY_OUT(to, value, function)                                                                  do {                                                                                                   GDNI_REQUIRE(plan && (to), "%s: plan or %s is NULL", function, #to);                               GDNI_REQUIRE((to)->size == sizeof(*(to)), "%s: %s: size is %zu, expected %zu", function,                        #to, (to)->size, sizeof(*(to)));                                                      *(to) = (value);                                                                               } while (0)
+#define COPY_OUT(to, value, function)                                                              \
+    do {                                                                                           \
+        GDNI_REQUIRE(plan && (to), "%s: plan or %s is NULL", function, #to);                       \
+        GDNI_REQUIRE((to)->size == sizeof(*(to)), "%s: %s: size is %zu, expected %zu", function,   \
+                     #to, (to)->size, sizeof(*(to)));                                              \
+        *(to) = (value);                                                                           \
+    } while (0)
 
 gdn_status gdn_dist_plan_local(const gdn_dist_plan *plan, gdn_dist_local *local) {
     gdn_dist_local all = GDN_DIST_LOCAL_INIT;

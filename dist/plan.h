@@ -35,18 +35,21 @@ struct gdn_dist_plan {
 /* The caller's memory, divided. */
 typedef struct gdni_dist_memory {
     char *entry_rows, *exit_rows; /* [N] states: initial_state, dht with the row that crossed */
-    char *outgoing, *incoming; /* mail */
-    char *states;              /* one sequence's: N or n */
-    void *bounds;              /* [Hv] state type */
-    int32_t *final;            /* saved from here on: [Hv] decisions */
-    void *log_decay;           /* [Hv] state type */
-    char *entry;               /* one sequence's */
-    char *transfer;            /* M, [Hv, K, K] */
+    char *outgoing, *incoming;    /* mail */
+    char *states;                 /* one sequence's: N or n */
+    void *bounds;                 /* [Hv] state type */
+    int32_t *final;               /* saved from here on: [Hv] decisions */
+    void *log_decay;              /* [Hv] state type */
+    char *entry;                  /* one sequence's */
+    char *transfer;               /* M, [Hv, K, K] */
 } gdni_dist_memory;
 
 /* Copies and checks the caller's tensors, and divides their memory. */
 gdn_status gdni_dist_open(const gdn_dist_plan *plan, const char *function, int32_t backward,
                           const gdn_tensors *in, gdn_tensors *tensors, gdni_dist_memory *memory);
+
+/* The problem of `count` of this part's tokens as one sequence. */
+gdn_problem gdni_dist_segment(const gdn_dist_plan *plan, int64_t count);
 
 /* The call on tokens [first, first + count) as one sequence of its own; states of sequence `row`,
  * -1 = none. */

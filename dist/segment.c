@@ -9,19 +9,24 @@ int32_t gdni_dist_below(const gdn_dist_plan *plan, const void *bounds, int32_t h
     return bound < plan->problem.decay_threshold;
 }
 
+gdn_problem gdni_dist_segment(const gdn_dist_plan *plan, int64_t count) {
+    gdn_problem problem = plan->problem;
+    problem.T = count;
+    problem.N = 1;
+    problem.flags &= ~(uint32_t)(GDN_FLAG_CHECKED | GDN_FLAG_SAVE_STATES | GDN_FLAG_SAVE_INVERSE);
+    return problem;
+}
+
 static const void *row(const void *data, size_t element, int64_t index) {
     return data ? (const char *)data + element * (size_t)index : NULL;
 }
 
-void gdni_dist_slice(const gdn_dist_plan *plan, const gdn_tensors *x, int64_t first,
-                     int64_t count, int64_t sequence, gdn_problem *problem, gdn_tensors *slice) {
+void gdni_dist_slice(const gdn_dist_plan *plan, const gdn_tensors *x, int64_t first, int64_t count,
+                     int64_t sequence, gdn_problem *problem, gdn_tensors *slice) {
     const gdn_problem *p = &plan->problem;
     const size_t element = gdn_dtype_size(p->dtype), state = gdn_dtype_size(plan->state_dtype);
     const gdn_tensors init = GDN_TENSORS_INIT;
-    *problem = *p;
-    problem->T = count;
-    problem->N = 1;
-    problem->flags &= ~(uint32_t)(GDN_FLAG_CHECKED | GDN_FLAG_SAVE_STATES | GDN_FLAG_SAVE_INVERSE);
+    *problem = gdni_dist_segment(plan, count);
     *slice = init;
     slice->q = row(x->q, element, first * p->q_strides.token);
     slice->k = row(x->k, element, first * p->k_strides.token);

@@ -79,20 +79,18 @@ static gdn_status send_bytes(gdn_transport *base, int32_t to, int32_t tag, const
                              size_t bytes, gdn_request **request) {
     mpi_transport *t = (mpi_transport *)base;
     GDN_TRY(start(t, to, 1, bytes, request));
-    return started(t,
-                   MPI_Isend(data, (int)bytes, MPI_BYTE, to, tag, t->communicator,
-                             &(*request)->request),
-                   request);
+    return started(
+        t, MPI_Isend(data, (int)bytes, MPI_BYTE, to, tag, t->communicator, &(*request)->request),
+        request);
 }
 
 static gdn_status receive_bytes(gdn_transport *base, int32_t from, int32_t tag, void *data,
                                 size_t bytes, gdn_request **request) {
     mpi_transport *t = (mpi_transport *)base;
     GDN_TRY(start(t, from, 0, bytes, request));
-    return started(t,
-                   MPI_Irecv(data, (int)bytes, MPI_BYTE, from, tag, t->communicator,
-                             &(*request)->request),
-                   request);
+    return started(
+        t, MPI_Irecv(data, (int)bytes, MPI_BYTE, from, tag, t->communicator, &(*request)->request),
+        request);
 }
 
 static gdn_status wait_request(gdn_transport *base, gdn_request **request, const char *what,
@@ -128,8 +126,7 @@ static gdn_status all_gather(gdn_transport *base, const void *mine, void *all, s
     GDNI_MPI_TRY(MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE,
                                 t->communicator, &request),
                  what);
-    gdn_status status =
-        gdni_mpi_wait(&request, t->watch, what, t->wait_limit, MPI_STATUS_IGNORE);
+    gdn_status status = gdni_mpi_wait(&request, t->watch, what, t->wait_limit, MPI_STATUS_IGNORE);
     gdni_watch_waiting(t->watch, "");
     return status;
 }
@@ -158,9 +155,9 @@ gdn_status gdni_mpi_transport(gdn_transport **transport, MPI_Comm communicator, 
     mpi_transport *t = calloc(1, sizeof(*t) + sizeof(*t->world) * (size_t)ranks);
     if (!t)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for a transport");
-    const gdn_transport base = {sizeof(base),    rank,          ranks,      send_bytes,
-                                receive_bytes,   wait_request,  all_gather, gdni_all_reduce,
-                                end_job,         destroy};
+    const gdn_transport base = {sizeof(base),  rank,         ranks,      send_bytes,
+                                receive_bytes, wait_request, all_gather, gdni_all_reduce,
+                                end_job,       destroy};
     t->base = base;
     t->communicator = communicator;
     t->watch = watch;

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 enum {
-    DOING = 200,      /* characters of what a rank is doing */
-    EXIT_SILENT = 4,  /* exit code of a job that lost a rank */
+    DOING = 200,     /* characters of what a rank is doing */
+    EXIT_SILENT = 4, /* exit code of a job that lost a rank */
     ABORT_SECONDS = 10,
     GRACE_RANKS = 16, /* ranks that wait for one another before they report a silent rank 0 */
     TAG = 1
@@ -44,7 +44,7 @@ struct gdni_watch {
     int rank, ranks;
     double deadline, interval;
     pthread_t thread;
-    pthread_mutex_t lock; /* of doing, request and requested */
+    pthread_mutex_t lock;              /* of doing, request and requested */
     char doing[DOING], waiting[DOING]; /* waiting: what for; empty = it is not */
     message request;                   /* to end the job */
     int requested;
@@ -84,7 +84,9 @@ _Noreturn void gdni_end_job(MPI_Comm communicator, int32_t exit_code, const char
 }
 
 static void set_text(char *to, size_t size, const char *from) {
-    snprintf(to, size, "%s", from);
+    const size_t whole = strlen(from), length = whole < size ? whole : size - 1;
+    memcpy(to, from, length);
+    to[length] = '\0';
 }
 
 /* ---- Of the other threads ----------------------------------------------------------------------

@@ -1,0 +1,316 @@
+/*
+ * A whole batch in float64, its result by the recurrence on this rank alone, and this rank's part
+ * of it in any dtype. Every rank draws the same batch.
+ */
+#ifndef GDN_TEST_PROBLEM_H
+#define GDN_TEST_PROBLEM_H
+
+#include "gdn_dist.h"
+#include "harness.h"
+
+/* Tensors in the order of this list: inputs, outputs, gradients. */
+enum {
+    Q,
+    K_,
+    V_,
+    G,
+    BETA,
+    DO,
+    INITIAL,
+    DHT, /* inputs */
+    O,
+    FINAL,
+    DQ,
+    DK,
+    DV,
+    DG,
+    DBETA,
+    DH0, /* outputs */
+    TENSORS
+};
+
+typedef struct batch {
+    gdn_problem problem;   /* of the whole, fp64 */
+    int64_t *cu_seqlens;   /* NULL: equal lengths */
+    double *data[TENSORS]; /* NULL: absent */
+} batch;
+
+static const char *const tensor_names[TENSORS] = {
+    "q", "k",           "v",  "g",  "beta", "do", "initial_state", "dht",
+    "o", "final_state", "dq", "dk", "dv",   "dg", "dbeta",         "dh0"};
+
+/* Rows of a tensor are tokens, or sequences. */
+static inline int tensor_has_sequences(int tensor) {
+    return tensor == INITIAL || tensor == DHT || tensor == FINAL || tensor == DH0;
+}
+
+/* Elements of one row. */
+static inline int64_t tensor_row(const gdn_problem *p, int tensor) {
+    switch (tensor) {
+    case Q:
+    case K_:
+    case DQ:
+    case DK:
+        return (int64_t)p->Hk * p->K;
+    case V_:
+    case DO:
+    case O:
+    case DV:
+        return (int64_t)p->Hv * p->V;
+    case G:
+    case BETA:
+    case DG:
+    case DBETA:
+        return p->Hv;
+    default:
+        return (int64_t)p->Hv * p->K * p->V;
+    }
+}
+
+static inline int64_t tensor_rows(const gdn_problem *p, int tensor) {
+    return tensor_has_sequences(tensor) ? p->N : p->T;
+}
+
+static inline void *need(size_t bytes) {
+    void *memory = aligned_alloc(256, (bytes + 256) / 256 * 256);
+    if (!memory) {
+        fprintf(stderr, "no memory for %zu bytes\n", bytes);
+        exit(99);
+    }
+    memset(memory, 0xff, bytes); /* NaN */
+    return memory;
+}
+
+/* Of a call that has to succeed; otherwise the job ends with its line. */
+static inline void must(gdn_dist *dist, gdn_status status) {
+    if (status != GDN_STATUS_OK)
+        gdn_dist_abort(dist, 99, NULL);
+}
+
+/* Inputs and outputs hold NaN at first. with_states: initial_state and dht. */
+static inline void batch_allocate(batch *b, int with_states) {
+    for (int i = 0; i < TENSORS; ++i) {
+        const size_t count = (size_t)(tensor_rows(&b->problem, i) * tensor_row(&b->problem, i));
+        b->data[i] = (i == INITIAL || i == DHT) && !with_states ? NULL : need(8 * count);
+    }
+}
+
+static inline void batch_free(batch *b) {
+    for (int i = 0; i < TENSORS; ++i)
+        free(b->data[i]);
+    free(b->cu_seqlens);
+}
+
+static inline double draw(const gdn_problem *p, int tensor, int64_t i, harness_random *r,
+                          double gate) {
+    switch (tensor) {
+    case G:
+        return -gate * pow(8.0, (double)-(i % p->Hv)) * 2.0 * harness_uniform(r);
+    case BETA:
+        return harness_uniform(r);
+    default:
+        return harness_normal(r);
+    }
+}
+
+/* gate: mean of -g of head 0, 1/8 of it for each further head; key: length of the keys. */
+static inline void batch_fill(batch *b, harness_random *r, double gate, double key) {
+    const gdn_problem *p = &b->problem;
+    for (int i = Q; i <= DHT; ++i) {
+        const int64_t count = tensor_rows(p, i) * tensor_row(p, i);
+        for (int64_t j = 0; b->data[i] && j < count; ++j)
+            b->data[i][j] = (double)(float)draw(p, i, j, r, gate);
+    }
+    for (int64_t row = 0; row < p->T * p->Hk; ++row) {
+        double *q = b->data[Q] + row * p->K, *k = b->data[K_] + row * p->K, qq = 1e-9, kk = 1e-9;
+        for (int i = 0; i < p->K; ++i) {
+            qq += q[i] * q[i];
+            kk += k[i] * k[i];
+        }
+        for (int i = 0; i < p->K; ++i) {
+            q[i] = (double)(float)(q[i] / sqrt(qq));
+            k[i] = (double)(float)(key * k[i] / sqrt(kk));
+        }
+    }
+}
+
+static inline gdn_tensors tensors_of(void *const data[TENSORS]) {
+    gdn_tensors t = GDN_TENSORS_INIT;
+    t.q = data[Q], t.k = data[K_], t.v = data[V_], t.g = data[G], t.beta = data[BETA];
+    t.do_ = data[DO], t.initial_state = data[INITIAL], t.dht = data[DHT];
+    t.o = data[O], t.final_state = data[FINAL];
+    t.dq = data[DQ], t.dk = data[DK], t.dv = data[DV], t.dg = data[DG], t.dbeta = data[DBETA];
+    t.dh0 = data[DH0];
+    return t;
+}
+
+/* The outputs, by the reference backend. */
+static inline void batch_solve(batch *b) {
+    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
+    gdn_context *context = NULL;
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    void *data[TENSORS];
+    config.backend = GDN_BACKEND_REFERENCE;
+    for (int i = 0; i < TENSORS; ++i)
+        data[i] = b->data[i];
+    gdn_tensors t = tensors_of(data);
+    t.cu_seqlens = b->cu_seqlens;
+    CHECK(gdn_context_create(&context, &config) == GDN_STATUS_OK, "%s", gdn_last_error());
+    CHECK(gdn_problem_sizes(context, &b->problem, &sizes) == GDN_STATUS_OK, "%s", gdn_last_error());
+    t.workspace_size = sizes.forward_workspace + sizes.backward_workspace;
+    t.workspace = need(t.workspace_size);
+    CHECK(gdn_forward(context, &b->problem, &t, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
+    CHECK(gdn_backward(context, &b->problem, &t, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
+    free(t.workspace);
+    gdn_context_destroy(context);
+}
+
+static inline int64_t draw_int(harness_random *r, int64_t low, int64_t high) {
+    return low + (int64_t)(harness_uniform(r) * (double)(high - low + 1));
+}
+
+/* A batch of random shape. */
+static inline batch batch_draw(harness_random *r) {
+    static const int32_t dims[] = {4, 8, 16, 20, 32};
+    batch b = {.problem = GDN_PROBLEM_INIT};
+    gdn_problem *p = &b.problem;
+    p->dtype = GDN_DTYPE_FP64;
+    p->Hk = (int32_t)draw_int(r, 1, 2);
+    p->Hv = p->Hk * (int32_t)draw_int(r, 1, 3);
+    p->K = dims[draw_int(r, 0, 4)];
+    p->V = dims[draw_int(r, 0, 4)];
+    p->N = draw_int(r, 1, 5);
+    p->T = draw_int(r, 0, 200);
+    if (draw_int(r, 0, 3) == 0) {
+        p->T -= p->T % p->N;
+    } else {
+        b.cu_seqlens = need(8 * (size_t)(p->N + 1));
+        const int64_t end = draw_int(r, 0, 2) ? p->T : draw_int(r, 0, p->T);
+        for (int64_t n = 0; n <= p->N; ++n)
+            b.cu_seqlens[n] = n == 0 ? 0 : n == p->N ? end : draw_int(r, 0, end);
+        for (int64_t n = 1; n <= p->N; ++n) /* sorted; equal neighbours are empty sequences */
+            for (int64_t m = n; m > 1 && b.cu_seqlens[m] < b.cu_seqlens[m - 1]; --m) {
+                const int64_t swap = b.cu_seqlens[m];
+                b.cu_seqlens[m] = b.cu_seqlens[m - 1];
+                b.cu_seqlens[m - 1] = swap;
+            }
+    }
+    batch_allocate(&b, draw_int(r, 0, 3) != 0);
+    batch_fill(&b, r, pow(10.0, 3.0 * harness_uniform(r) - 2.0), 1.0);
+    return b;
+}
+
+/* One rank's memory in the problem's dtypes. */
+static inline gdn_dtype dtype_of(const gdn_problem *p, int tensor) {
+    const int state = tensor_has_sequences(tensor) || tensor == G || tensor == BETA ||
+                      tensor == DG || tensor == DBETA;
+    return state && p->dtype != GDN_DTYPE_FP64 ? GDN_DTYPE_FP32 : p->dtype;
+}
+
+/* First row of this rank's part in the whole tensor. */
+static inline int64_t first_row(const gdn_shard *shard, const gdn_dist_local *local, int tensor) {
+    return tensor_has_sequences(tensor) ? local->part.first_sequence : shard->first;
+}
+
+static inline int64_t real_rows(const gdn_dist_local *local, int tensor) {
+    return tensor_has_sequences(tensor) ? local->part.sequences : local->problem.T;
+}
+
+/* Adds the squares of this rank's differences and wanted values. Rows of states count where the
+ * sequence ends (final_state) or begins (dh0) here. */
+static inline void measure(const batch *b, const gdn_shard *shard, const gdn_dist_local *local,
+                           int tensor, const void *got, double sums[2]) {
+    const int64_t row = tensor_row(&b->problem, tensor), rows = real_rows(local, tensor);
+    const gdn_dtype dtype = dtype_of(&local->problem, tensor);
+    const size_t element = gdn_dtype_size(dtype);
+    const int64_t begin = tensor == DH0 && local->part.from_left;
+    const int64_t end = rows - (tensor == FINAL && local->part.to_right);
+    const double *want = b->data[tensor] + first_row(shard, local, tensor) * row;
+    for (int64_t i = begin * row; i < end * row; ++i) {
+        double x;
+        if (gdn_convert(GDN_DTYPE_FP64, &x, dtype, (const char *)got + element * (size_t)i, 1))
+            exit(99);
+        sums[0] += (x - want[i]) * (x - want[i]);
+        sums[1] += want[i] * want[i];
+    }
+}
+
+typedef struct tolerances {
+    double common, sensitive; /* sensitive: dg, dbeta, dh0 */
+} tolerances;
+
+/* Runs this rank's part forward and backward through dist and checks it: relative L2 error over all
+ * ranks, by tensor. */
+static inline gdn_dist_traffic batch_check(const batch *b, gdn_dist *dist, const gdn_shard *shard,
+                                           gdn_backend backend, uint32_t flags, double threshold,
+                                           tolerances tol, const char *name) {
+    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
+    gdn_context *context = NULL;
+    gdn_dist_plan *plan = NULL;
+    gdn_dist_local local = GDN_DIST_LOCAL_INIT;
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    gdn_dist_traffic traffic = GDN_DIST_TRAFFIC_INIT;
+    gdn_problem problem = b->problem;
+    void *data[TENSORS];
+    config.backend = backend;
+    config.threads = 1;
+    problem.dtype = backend == GDN_BACKEND_REFERENCE ? GDN_DTYPE_FP64 : GDN_DTYPE_FP32;
+    problem.flags = flags;
+    problem.decay_threshold = threshold;
+    must(dist, gdn_context_create(&context, &config));
+    must(dist, gdn_dist_plan_create(&plan, dist, context, &problem, shard));
+    must(dist, gdn_dist_plan_local(plan, &local));
+    must(dist, gdn_dist_plan_sizes(plan, &sizes));
+    for (int i = 0; i < TENSORS; ++i) {
+        const int64_t row = tensor_row(&b->problem, i), real = real_rows(&local, i) * row;
+        const gdn_dtype dtype = dtype_of(&local.problem, i);
+        data[i] = b->data[i]
+                      ? need((size_t)(tensor_rows(&local.problem, i) * row) * gdn_dtype_size(dtype))
+                      : NULL;
+        if (i == INITIAL && data[i] && local.part.sequences == 0)
+            memset(data[i], 0, (size_t)row * gdn_dtype_size(dtype));
+        if (i == DHT && data[i] && local.part.sequences == 0)
+            memset(data[i], 0, (size_t)row * gdn_dtype_size(dtype));
+        if (i <= DHT && data[i])
+            must(dist, gdn_convert(dtype, data[i], GDN_DTYPE_FP64,
+                                   b->data[i] + first_row(shard, &local, i) * row, real));
+    }
+    /* What the call must not look at. */
+    const size_t states = (size_t)tensor_row(&b->problem, INITIAL) *
+                          gdn_dtype_size(dtype_of(&local.problem, INITIAL));
+    if (data[INITIAL] && local.part.from_left)
+        memset(data[INITIAL], 0xff, states);
+    if (data[DHT] && local.part.to_right)
+        memset((char *)data[DHT] + states * (size_t)(local.problem.N - 1), 0xff, states);
+    gdn_tensors t = tensors_of(data);
+    t.saved = need(sizes.saved);
+    t.workspace_size = sizes.forward_workspace;
+    t.workspace = need(sizes.forward_workspace);
+    must(dist, gdn_dist_forward(plan, &t, NULL));
+    free(t.workspace);
+    t.workspace_size = sizes.backward_workspace;
+    t.workspace = need(sizes.backward_workspace);
+    must(dist, gdn_dist_backward(plan, &t, NULL));
+    must(dist, gdn_dist_plan_traffic(plan, &traffic));
+
+    double sums[TENSORS][2] = {{0}};
+    gdn_transport *group = gdn_dist_transport(dist, GDN_DIST_SEQUENCE);
+    for (int i = O; i < TENSORS; ++i)
+        measure(b, shard, &local, i, data[i], sums[i]);
+    must(dist, group->all_reduce(group, GDN_DTYPE_FP64, sums, 2 * TENSORS, "test: sums"));
+    for (int i = O; i < TENSORS; ++i) {
+        const double error = sqrt(sums[i][0] / (sums[i][1] > 0 ? sums[i][1] : 1.0));
+        const double limit = i == DG || i == DBETA || i == DH0 ? tol.sensitive : tol.common;
+        CHECK(error <= limit, "%s: %s: relative error %.3g, expected at most %.3g", name,
+              tensor_names[i], error, limit);
+    }
+    for (int i = 0; i < TENSORS; ++i)
+        free(data[i]);
+    free(t.workspace);
+    free(t.saved);
+    gdn_dist_plan_destroy(plan);
+    gdn_context_destroy(context);
+    return traffic;
+}
+
+#endif /* GDN_TEST_PROBLEM_H */
