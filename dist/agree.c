@@ -81,8 +81,5 @@ gdn_status gdn_dist_agree(gdn_dist *dist, gdn_dist_group group, gdn_status mine,
     GDN_TRY(gdni_dist_begin(dist, "gdn_dist_agree"));
     gdn_status status =
         gdni_agree(gdn_dist_transport(dist, group), mine, name, description, &shared);
-    if (!shared)
-        return gdni_dist_end(dist, status);
-    snprintf(dist->agreed, sizeof(dist->agreed), "%s", gdn_last_error());
-    return status;
+    return shared ? gdni_dist_shared(dist, status) : gdni_dist_end(dist, status);
 }

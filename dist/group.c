@@ -186,7 +186,6 @@ void gdn_dist_abort(gdn_dist *dist, int32_t exit_code, const char *reason) {
 }
 
 gdn_status gdni_dist_begin(gdn_dist *dist, const char *function) {
-    gdni_clear_error();
     if (dist->failed)
         return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: the group has failed before: %s", function,
                          dist->reason);
@@ -199,6 +198,12 @@ gdn_status gdni_dist_end(gdn_dist *dist, gdn_status status) {
         dist->failed = 1;
         snprintf(dist->reason, sizeof(dist->reason), "%s", gdn_last_error());
     }
+    gdni_watch_doing(dist->watch, "the program");
+    return status;
+}
+
+gdn_status gdni_dist_shared(gdn_dist *dist, gdn_status status) {
+    snprintf(dist->agreed, sizeof(dist->agreed), "%s", gdn_last_error());
     gdni_watch_doing(dist->watch, "the program");
     return status;
 }

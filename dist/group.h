@@ -24,6 +24,8 @@ struct gdn_dist {
  * and refuses the next one. */
 gdn_status gdni_dist_begin(gdn_dist *dist, const char *function);
 gdn_status gdni_dist_end(gdn_dist *dist, gdn_status status);
+/* The end of a call that failed on all ranks alike. */
+gdn_status gdni_dist_shared(gdn_dist *dist, gdn_status status);
 
 /* gdn_dist_agree over a transport; *shared: whether all ranks returned the same failure. */
 gdn_status gdni_agree(gdn_transport *transport, gdn_status mine, const char *name,

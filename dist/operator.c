@@ -131,6 +131,7 @@ static gdn_status forward(call *c, gdn_stream stream) {
         }
         take_entry(c);
     }
+    c->tensors.dht = NULL; /* not of this call, and not all its rows are the caller's */
     GDN_TRY(gdn_forward(plan->context, &plan->problem, &c->tensors, stream));
     plan->traffic.forward_bytes = c->out.bytes;
     return gdni_mail_sent(&c->out);
@@ -140,6 +141,7 @@ gdn_status gdn_dist_forward(gdn_dist_plan *plan, const gdn_tensors *tensors, gdn
     static const char *const function = "gdn_dist_forward";
     call c = {.plan = plan};
     GDNI_REQUIRE(plan != NULL, "%s: plan is NULL", function);
+    gdni_clear_error();
     GDN_TRY(gdni_dist_begin(plan->dist, function));
     gdn_status status = open_call(plan, function, 0, tensors, &c);
     if (status == GDN_STATUS_OK)
@@ -202,6 +204,7 @@ gdn_status gdn_dist_backward(gdn_dist_plan *plan, const gdn_tensors *tensors, gd
     static const char *const function = "gdn_dist_backward";
     call c = {.plan = plan};
     GDNI_REQUIRE(plan != NULL, "%s: plan is NULL", function);
+    gdni_clear_error();
     GDN_TRY(gdni_dist_begin(plan->dist, function));
     gdn_status status = open_call(plan, function, 1, tensors, &c);
     if (status == GDN_STATUS_OK)

@@ -166,33 +166,40 @@ gdn_status gdni_dist_open(const gdn_dist_plan *plan, const char *function, int32
     return GDN_STATUS_OK;
 }
 
-/* Shards follow one another and cover the batch; all ranks see the same table. */
-static gdn_status check_cover(gdn_dist_plan *plan, const gdn_shard *shard) {
+/* Shards follow one another and cover the batch. */
+static gdn_status check_cover(gdn_dist_plan *plan, const int64_t (*all)[2], int64_t T) {
     static const char *const function = "gdn_dist_plan_create";
     const int32_t ranks = plan->group->ranks;
+    for (int32_t r = 0; r < ranks; ++r) {
+        GDNI_REQUIRE(all[r][0] == plan->firsts[r],
+                     "%s: the shard of rank %d starts at token %" PRId64 ", expected %" PRId64
+                     ", where the one before it ends",
+                     function, r, all[r][0], plan->firsts[r]);
+        plan->firsts[r + 1] = all[r][0] + all[r][1];
+    }
+    GDNI_REQUIRE(plan->firsts[ranks] == T,
+                 "%s: the shards end at token %" PRId64 ", expected T = %" PRId64, function,
+                 plan->firsts[ranks], T);
+    return GDN_STATUS_OK;
+}
+
+/* All ranks see the same table, and fail alike. */
+static gdn_status compare_shards(gdn_dist_plan *plan, const gdn_shard *shard) {
     const int64_t mine[2] = {shard->first, shard->count};
-    int64_t(*all)[2] = calloc((size_t)ranks, sizeof(*all));
+    int64_t(*all)[2] = calloc((size_t)plan->group->ranks, sizeof(*all));
     if (!all)
-        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory for the shards", function);
+        return gdni_dist_end(
+            plan->dist,
+            gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_plan_create: no memory for the shards"));
     gdn_status status = plan->group->all_gather(plan->group, mine, all, sizeof(mine),
                                                 "gdn_dist_plan_create: comparing shards");
-    int64_t next = 0;
-    for (int32_t r = 0; r < ranks && status == GDN_STATUS_OK; ++r) {
-        if (all[r][0] != next)
-            status = gdni_fail(GDN_STATUS_INVALID_ARGUMENT,
-                               "%s: the shard of rank %d starts at token %" PRId64
-                               ", expected %" PRId64 ", where the one before it ends",
-                               function, r, all[r][0], next);
-        plan->firsts[r] = next;
-        next += all[r][1];
+    if (status != GDN_STATUS_OK) {
+        free(all);
+        return gdni_dist_end(plan->dist, status);
     }
-    if (status == GDN_STATUS_OK && next != shard->T)
-        status = gdni_fail(GDN_STATUS_INVALID_ARGUMENT,
-                           "%s: the shards end at token %" PRId64 ", expected T = %" PRId64,
-                           function, next, shard->T);
-    plan->firsts[ranks] = next;
+    status = check_cover(plan, (const int64_t(*)[2])all, shard->T);
     free(all);
-    return status;
+    return status == GDN_STATUS_OK ? status : gdni_dist_shared(plan->dist, status);
 }
 
 static void find_sizes(gdn_dist_plan *plan) {
@@ -217,8 +224,7 @@ static gdn_status set_up(gdn_dist_plan *plan, const gdn_problem *problem, const 
         describe(plan, shard, text, sizeof(text));
     }
     GDN_TRY(gdn_dist_agree(plan->dist, GDN_DIST_SEQUENCE, mine, "gdn_dist_plan_create", text));
-    GDN_TRY(gdn_dist_agree(plan->dist, GDN_DIST_SEQUENCE, check_cover(plan, shard),
-                           "gdn_dist_plan_create", NULL));
+    GDN_TRY(compare_shards(plan, shard));
     find_sizes(plan);
     return GDN_STATUS_OK;
 }

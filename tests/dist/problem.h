@@ -235,23 +235,56 @@ static inline void measure(const batch *b, const gdn_shard *shard, const gdn_dis
     }
 }
 
-typedef struct tolerances {
-    double common, sensitive; /* sensitive: dg, dbeta, dh0 */
-} tolerances;
+/* One rank's tensors after a call, in the problem's dtypes. */
+typedef struct part {
+    const batch *b;
+    gdn_shard shard;
+    gdn_dist_local local;
+    gdn_dist_traffic traffic;
+    void *data[TENSORS];
+} part;
 
-/* Runs this rank's part forward and backward through dist and checks it: relative L2 error over all
- * ranks, by tensor. */
-static inline gdn_dist_traffic batch_check(const batch *b, gdn_dist *dist, const gdn_shard *shard,
-                                           gdn_backend backend, uint32_t flags, double threshold,
-                                           tolerances tol, const char *name) {
+static inline void part_free(part *x) {
+    for (int i = 0; i < TENSORS; ++i)
+        free(x->data[i]);
+}
+
+static inline size_t part_bytes(const part *x, int tensor) {
+    return (size_t)(tensor_rows(&x->local.problem, tensor) * tensor_row(&x->b->problem, tensor)) *
+           gdn_dtype_size(dtype_of(&x->local.problem, tensor));
+}
+
+/* Inputs from the whole batch; rows that the neighbours fill hold NaN. */
+static inline void part_allocate(part *x, gdn_dist *dist) {
+    const gdn_dist_local *local = &x->local;
+    for (int i = 0; i < TENSORS; ++i) {
+        const int64_t row = tensor_row(&x->b->problem, i);
+        const gdn_dtype dtype = dtype_of(&local->problem, i);
+        x->data[i] = x->b->data[i] ? need(part_bytes(x, i)) : NULL;
+        if (i > DHT || !x->data[i])
+            continue;
+        if (tensor_has_sequences(i) && local->part.sequences == 0)
+            memset(x->data[i], 0, part_bytes(x, i)); /* a sequence that is not of the batch */
+        must(dist, gdn_convert(dtype, x->data[i], GDN_DTYPE_FP64,
+                               x->b->data[i] + first_row(&x->shard, local, i) * row,
+                               real_rows(local, i) * row));
+    }
+    const size_t states = part_bytes(x, FINAL) / (size_t)local->problem.N;
+    if (x->data[INITIAL] && local->part.from_left)
+        memset(x->data[INITIAL], 0xff, states);
+    if (x->data[DHT] && local->part.to_right)
+        memset((char *)x->data[DHT] + part_bytes(x, DHT) - states, 0xff, states);
+}
+
+/* This rank's part forward and backward through dist. */
+static inline part part_run(const batch *b, gdn_dist *dist, const gdn_shard *shard,
+                            gdn_backend backend, uint32_t flags, double threshold) {
+    part x = {b, *shard, GDN_DIST_LOCAL_INIT, GDN_DIST_TRAFFIC_INIT, {NULL}};
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_context *context = NULL;
     gdn_dist_plan *plan = NULL;
-    gdn_dist_local local = GDN_DIST_LOCAL_INIT;
     gdn_sizes sizes = GDN_SIZES_INIT;
-    gdn_dist_traffic traffic = GDN_DIST_TRAFFIC_INIT;
     gdn_problem problem = b->problem;
-    void *data[TENSORS];
     config.backend = backend;
     config.threads = 1;
     problem.dtype = backend == GDN_BACKEND_REFERENCE ? GDN_DTYPE_FP64 : GDN_DTYPE_FP32;
@@ -259,30 +292,10 @@ static inline gdn_dist_traffic batch_check(const batch *b, gdn_dist *dist, const
     problem.decay_threshold = threshold;
     must(dist, gdn_context_create(&context, &config));
     must(dist, gdn_dist_plan_create(&plan, dist, context, &problem, shard));
-    must(dist, gdn_dist_plan_local(plan, &local));
+    must(dist, gdn_dist_plan_local(plan, &x.local));
     must(dist, gdn_dist_plan_sizes(plan, &sizes));
-    for (int i = 0; i < TENSORS; ++i) {
-        const int64_t row = tensor_row(&b->problem, i), real = real_rows(&local, i) * row;
-        const gdn_dtype dtype = dtype_of(&local.problem, i);
-        data[i] = b->data[i]
-                      ? need((size_t)(tensor_rows(&local.problem, i) * row) * gdn_dtype_size(dtype))
-                      : NULL;
-        if (i == INITIAL && data[i] && local.part.sequences == 0)
-            memset(data[i], 0, (size_t)row * gdn_dtype_size(dtype));
-        if (i == DHT && data[i] && local.part.sequences == 0)
-            memset(data[i], 0, (size_t)row * gdn_dtype_size(dtype));
-        if (i <= DHT && data[i])
-            must(dist, gdn_convert(dtype, data[i], GDN_DTYPE_FP64,
-                                   b->data[i] + first_row(shard, &local, i) * row, real));
-    }
-    /* What the call must not look at. */
-    const size_t states = (size_t)tensor_row(&b->problem, INITIAL) *
-                          gdn_dtype_size(dtype_of(&local.problem, INITIAL));
-    if (data[INITIAL] && local.part.from_left)
-        memset(data[INITIAL], 0xff, states);
-    if (data[DHT] && local.part.to_right)
-        memset((char *)data[DHT] + states * (size_t)(local.problem.N - 1), 0xff, states);
-    gdn_tensors t = tensors_of(data);
+    part_allocate(&x, dist);
+    gdn_tensors t = tensors_of(x.data);
     t.saved = need(sizes.saved);
     t.workspace_size = sizes.forward_workspace;
     t.workspace = need(sizes.forward_workspace);
@@ -291,26 +304,53 @@ static inline gdn_dist_traffic batch_check(const batch *b, gdn_dist *dist, const
     t.workspace_size = sizes.backward_workspace;
     t.workspace = need(sizes.backward_workspace);
     must(dist, gdn_dist_backward(plan, &t, NULL));
-    must(dist, gdn_dist_plan_traffic(plan, &traffic));
-
-    double sums[TENSORS][2] = {{0}};
-    gdn_transport *group = gdn_dist_transport(dist, GDN_DIST_SEQUENCE);
-    for (int i = O; i < TENSORS; ++i)
-        measure(b, shard, &local, i, data[i], sums[i]);
-    must(dist, group->all_reduce(group, GDN_DTYPE_FP64, sums, 2 * TENSORS, "test: sums"));
-    for (int i = O; i < TENSORS; ++i) {
-        const double error = sqrt(sums[i][0] / (sums[i][1] > 0 ? sums[i][1] : 1.0));
-        const double limit = i == DG || i == DBETA || i == DH0 ? tol.sensitive : tol.common;
-        CHECK(error <= limit, "%s: %s: relative error %.3g, expected at most %.3g", name,
-              tensor_names[i], error, limit);
-    }
-    for (int i = 0; i < TENSORS; ++i)
-        free(data[i]);
+    must(dist, gdn_dist_plan_traffic(plan, &x.traffic));
     free(t.workspace);
     free(t.saved);
     gdn_dist_plan_destroy(plan);
     gdn_context_destroy(context);
-    return traffic;
+    x.local.cu_seqlens = NULL;
+    return x;
+}
+
+typedef struct tolerances {
+    double common, sensitive; /* sensitive: dg, dbeta, dh0 */
+} tolerances;
+
+/* Relative L2 error over all ranks, by tensor. */
+static inline void part_check(const part *x, gdn_dist *dist, tolerances tolerance,
+                              const char *name) {
+    double sums[TENSORS][2] = {{0}};
+    gdn_transport *group = gdn_dist_transport(dist, GDN_DIST_SEQUENCE);
+    for (int i = O; i < TENSORS; ++i)
+        measure(x->b, &x->shard, &x->local, i, x->data[i], sums[i]);
+    must(dist, group->all_reduce(group, GDN_DTYPE_FP64, sums, 2 * TENSORS, "test: sums"));
+    for (int i = O; i < TENSORS; ++i) {
+        const double error = sqrt(sums[i][0] / (sums[i][1] > 0 ? sums[i][1] : 1.0));
+        const double limit =
+            i == DG || i == DBETA || i == DH0 ? tolerance.sensitive : tolerance.common;
+        CHECK(error <= limit, "%s: %s: relative error %.3g, expected at most %.3g", name,
+              tensor_names[i], error, limit);
+    }
+}
+
+static const tolerances FP64 = {1e-10, 1e-10}, FP32 = {2e-5, 4e-5};
+
+/* MPI and a group for a test program; what fails here ends the job. */
+static inline gdn_dist *test_begin(double deadline, int32_t sequence_ranks) {
+    const gdn_dist_config config = {sizeof(config), NULL, sequence_ranks, deadline, 0.0};
+    gdn_dist *dist = NULL;
+    int32_t started = 0;
+    if (gdn_dist_start(deadline, &started) || !started || gdn_dist_create(&dist, &config))
+        gdn_dist_abort(dist, 99, NULL);
+    return dist;
+}
+
+/* Failures of all ranks count. */
+static inline int test_finish(gdn_dist *dist) {
+    gdn_dist_destroy(dist);
+    gdn_dist_finish(30.0);
+    return harness_finish();
 }
 
 #endif /* GDN_TEST_PROBLEM_H */

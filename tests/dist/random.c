@@ -1,8 +1,6 @@
 /* random FIRST COUNT: random batches over random shards, against the recurrence on one rank. */
 #include "problem.h"
 
-static const tolerances FP64 = {1e-10, 1e-10}, FP32 = {2e-5, 4e-5};
-
 /* Any cuts: uneven shards, empty ones, boundaries inside a chunk. */
 static gdn_shard draw_shard(const batch *b, harness_random *r, int32_t rank, int32_t ranks) {
     gdn_shard shard = GDN_SHARD_INIT;
@@ -31,32 +29,31 @@ static gdn_shard draw_shard(const batch *b, harness_random *r, int32_t rank, int
     return shard;
 }
 
+static void check(const batch *b, gdn_dist *dist, const gdn_shard *shard, gdn_backend backend,
+                  uint32_t flags, double threshold, int index) {
+    char name[64];
+    part x = part_run(b, dist, shard, backend, flags, threshold);
+    snprintf(name, sizeof(name), "batch %d, %d ranks, %s", index,
+             gdn_dist_ranks(dist, GDN_DIST_SEQUENCE), gdn_backend_name(backend));
+    part_check(&x, dist, backend == GDN_BACKEND_CPU ? FP32 : FP64, name);
+    part_free(&x);
+}
+
 int main(int argc, char **argv) {
-    const gdn_dist_config config = {sizeof(config), NULL, 0, 20.0, 0.0};
-    gdn_dist *dist = NULL;
-    int32_t started = 0;
+    gdn_dist *dist = test_begin(20.0, 0);
     const int first = argc > 1 ? atoi(argv[1]) : 1, count = argc > 2 ? atoi(argv[2]) : 1;
-    if (gdn_dist_start(20.0, &started) || !started || gdn_dist_create(&dist, &config))
-        gdn_dist_abort(dist, 99, NULL);
     const int32_t rank = gdn_dist_rank(dist, GDN_DIST_SEQUENCE);
     const int32_t ranks = gdn_dist_ranks(dist, GDN_DIST_SEQUENCE);
     for (int i = first; i < first + count; ++i) {
         harness_random r = {(uint64_t)i};
-        char name[64];
         batch b = batch_draw(&r);
         const gdn_shard shard = draw_shard(&b, &r, rank, ranks);
-        const uint32_t exact = i % 3 == 0 ? GDN_FLAG_EXACT : 0,
-                       saving = i % 2 ? GDN_FLAG_SAVE_STATES : 0;
-        const double draw = harness_uniform(&r);
+        const uint32_t exact = i % 3 == 0 ? GDN_FLAG_EXACT : 0;
+        const uint32_t saving = i % 2 ? GDN_FLAG_SAVE_STATES : GDN_FLAG_CHECKED;
         batch_solve(&b);
-        snprintf(name, sizeof(name), "batch %d, %d ranks, reference", i, ranks);
-        batch_check(&b, dist, &shard, GDN_BACKEND_REFERENCE, exact, 0.0, FP64, name);
-        snprintf(name, sizeof(name), "batch %d, %d ranks, cpu", i, ranks);
-        batch_check(&b, dist, &shard, GDN_BACKEND_CPU, exact | saving, draw < 0.5 ? 0.0 : -17.0,
-                    FP32, name);
+        check(&b, dist, &shard, GDN_BACKEND_REFERENCE, exact, 0.0, i);
+        check(&b, dist, &shard, GDN_BACKEND_CPU, exact | saving, i % 4 < 2 ? 0.0 : -17.0, i);
         batch_free(&b);
     }
-    gdn_dist_destroy(dist);
-    gdn_dist_finish(20.0);
-    return harness_finish();
+    return test_finish(dist);
 }

@@ -1,0 +1,59 @@
+/* Through dist on one rank the numbers are, bit for bit, those of the plain calls. */
+#include "problem.h"
+
+static gdn_context *open_context(gdn_dist *dist, gdn_backend backend) {
+    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
+    gdn_context *context = NULL;
+    config.backend = backend;
+    config.threads = 1;
+    must(dist, gdn_context_create(&context, &config));
+    return context;
+}
+
+/* Inputs as in x, outputs of its own. */
+static void check(gdn_dist *dist, const part *x, gdn_backend backend, int index) {
+    gdn_context *context = open_context(dist, backend);
+    gdn_problem p = x->local.problem;
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    void *data[TENSORS];
+    for (int i = 0; i < TENSORS; ++i)
+        data[i] = i > DHT ? need(part_bytes(x, i)) : x->data[i];
+    gdn_tensors t = tensors_of(data);
+    t.cu_seqlens = x->b->cu_seqlens;
+    must(dist, gdn_problem_sizes(context, &p, &sizes));
+    t.saved = sizes.saved ? need(sizes.saved) : NULL;
+    t.workspace_size = sizes.forward_workspace + sizes.backward_workspace;
+    t.workspace = need(t.workspace_size);
+    must(dist, gdn_forward(context, &p, &t, NULL));
+    must(dist, gdn_backward(context, &p, &t, NULL));
+    for (int i = O; i < TENSORS; ++i) {
+        CHECK(!memcmp(data[i], x->data[i], part_bytes(x, i)), "batch %d: %s differs on %s", index,
+              tensor_names[i], gdn_backend_name(backend));
+        free(data[i]);
+    }
+    free(t.saved);
+    free(t.workspace);
+    gdn_context_destroy(context);
+}
+
+int main(void) {
+    static const gdn_backend backends[] = {GDN_BACKEND_REFERENCE, GDN_BACKEND_CPU};
+    gdn_dist *dist = test_begin(20.0, 0);
+    for (int i = 1; i <= 30; ++i) {
+        harness_random r = {(uint64_t)i};
+        batch b = batch_draw(&r);
+        gdn_shard shard = GDN_SHARD_INIT;
+        shard.T = shard.count = b.problem.T;
+        shard.N = b.problem.N;
+        shard.cu_seqlens = b.cu_seqlens;
+        for (int j = 0; j < 2; ++j) {
+            part x = part_run(&b, dist, &shard, backends[j], i % 2 ? GDN_FLAG_SAVE_STATES : 0, 0.0);
+            check(dist, &x, backends[j], i);
+            CHECK(x.traffic.forward_bytes == 0 && x.traffic.backward_bytes == 0,
+                  "batch %d: one rank sent something", i);
+            part_free(&x);
+        }
+        batch_free(&b);
+    }
+    return test_finish(dist);
+}

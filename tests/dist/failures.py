@@ -1,0 +1,89 @@
+"""failures.py MPIRUN PROGRAM TIMES: jobs in which one rank fails end soon, with one line that names
+it, a failure's exit code, and nothing left behind. The program's deadline is 3 s."""
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+
+LIMIT = 10.0  # seconds to exit
+RANKS = 3
+# mode: victims, lines of the library, what each line must match, exit code (None: any but 0)
+MODES = {
+    "kill": ((0, 2), 0, None, None),
+    "stop": ((0, 1, 2), 1, r"gdn: rank {0} stopped answering for \d+\.\d s \(last seen in: .+\)", 4),
+    "exit": ((0, 2), 0, None, 3),
+    "error": ((0, 2), 1, r"gdn: rank {0}: the disk is full", 6),
+    "everyone": ((1,), 1, r"gdn: rank \d: all ranks met the same failure", 7),
+    "nan": ((0, 1), 1, r"gdn: rank {0}: gdn_dist_forward: the exit state of head 0 holds a NaN or Inf,.*", 5),
+    "argument": ((0, 1), 1, r"gdn: rank {0}: gdn_dist_forward: saved is NULL,.*", 4),
+    "busy": ((0, 1), 1, r"gdn: rank \d: gdn_dist_\w+: the \w+ \w+ from rank {0}: waited 3\.\d s in vain", 5),
+    "order": ((2,), 1, r"gdn: rank \d: gdn_dist_\w+: .* waited 3\.\d s in vain", None),
+    "start": ((0, 1), 1, r"gdn: rank \d: MPI_Init_thread has not come back for 3\.\d s: .*", 4),
+}
+
+
+def left_behind(token):
+    """Processes whose command line has the token."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if token.encode() in f.read():
+                    found.append(pid)
+        except OSError:
+            pass
+    return found
+
+
+def run(mpirun, program, mode, victim):
+    """One job; returns its seconds and what is wrong with it."""
+    _, lines, pattern, code = MODES[mode]
+    token = "job-" + uuid.uuid4().hex
+    start = time.monotonic()
+    job = subprocess.Popen(mpirun + ["-n", str(RANKS), program, mode, str(victim), token],
+                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        errors = job.communicate(timeout=60)[1]
+    except subprocess.TimeoutExpired:
+        job.kill()
+        errors = job.communicate()[1]
+    seconds = time.monotonic() - start
+    wrong = []
+    if seconds > LIMIT:
+        wrong.append(f"ended after {seconds:.1f} s, expected at most {LIMIT}")
+    if job.returncode == 0 or (code is not None and job.returncode != code):
+        wrong.append(f"exit code {job.returncode}, expected {code or 'a failure'}")
+    found = [line for line in errors.splitlines() if line.startswith("gdn:")]
+    if len(found) != lines or any(not re.fullmatch(pattern.format(victim), x) for x in found):
+        wrong.append(f"expected {lines} lines '{pattern}', found {found}")
+    if lines == 0 and "mpirun" not in errors and "mpiexec" not in errors:
+        wrong.append("no word from mpirun")
+    time.sleep(0.2)
+    if left_behind(token):
+        wrong.append(f"processes left behind: {left_behind(token)}")
+    if wrong:
+        wrong.append(errors)
+    return seconds, wrong
+
+
+def main():
+    mpirun, program, times = sys.argv[1].split(), sys.argv[2], int(sys.argv[3])
+    failed = passed = 0
+    for mode, (victims, *_) in MODES.items():
+        seconds = []
+        for i in range(times):
+            for victim in victims if times == 1 else (victims[i % len(victims)],):
+                took, wrong = run(mpirun, program, mode, victim)
+                seconds.append(took)
+                failed += bool(wrong)
+                passed += not wrong
+                if wrong:
+                    print(f"{mode}, rank {victim}:", *wrong, sep="\n  ", file=sys.stderr)
+        print(f"{mode:10} {len(seconds):3} jobs, {min(seconds):.1f} to {max(seconds):.1f} s to exit")
+    print(f"{passed} passed, {failed} failed")
+    return bool(failed or not passed)
+
+
+sys.exit(main())
