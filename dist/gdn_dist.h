@@ -91,7 +91,7 @@ typedef struct gdn_dist_config {
     double deadline;          /* seconds after which a silent rank ends the job; 0 = 30; >= 0.5 */
     double wait_limit; /* seconds to wait for a message of a rank that is alive, but busy with
                           something else (a checkpoint, a program that took another turn);
-                          0 = 10 deadlines */
+                          0 = 10 deadlines; >= 2 deadlines */
 } gdn_dist_config;
 
 #define GDN_DIST_CONFIG_INIT                                                                       \

@@ -49,8 +49,9 @@ static gdn_status check_values(const setup *s) {
     GDNI_REQUIRE(c->deadline >= SHORTEST_DEADLINE && isfinite(c->deadline),
                  "gdn_dist_create: deadline is %g s, expected at least %g", c->deadline,
                  SHORTEST_DEADLINE);
-    GDNI_REQUIRE(c->wait_limit > 0, "gdn_dist_create: wait_limit is %g s, expected more than 0",
-                 c->wait_limit);
+    GDNI_REQUIRE(c->wait_limit >= 2 * c->deadline && isfinite(c->wait_limit),
+                 "gdn_dist_create: wait_limit is %g s, expected at least 2 deadlines of %g s",
+                 c->wait_limit, c->deadline);
     GDNI_REQUIRE(c->sequence_ranks > 0 && s->ranks % c->sequence_ranks == 0,
                  "gdn_dist_create: sequence_ranks is %d, expected a divisor of the %d ranks",
                  c->sequence_ranks, s->ranks);

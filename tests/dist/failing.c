@@ -82,7 +82,7 @@ int main(int argc, char **argv) {
     if (argc != 4)
         return 99;
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
-    const gdn_dist_config config = {sizeof(config), NULL, 0, DEADLINE, DEADLINE};
+    const gdn_dist_config config = {sizeof(config), NULL, 0, DEADLINE, 2 * DEADLINE};
     int32_t started = 0;
     work w = {.sizes = GDN_SIZES_INIT};
     if (!strcmp(argv[1], "start") && rank && !strcmp(rank, argv[2]))

@@ -18,8 +18,8 @@ MODES = {
     "everyone": ((1,), 1, r"gdn: rank \d: all ranks met the same failure", 7),
     "nan": ((0, 1), 1, r"gdn: rank {0}: gdn_dist_forward: the exit state of head 0 holds a NaN or Inf,.*", 5),
     "argument": ((0, 1), 1, r"gdn: rank {0}: gdn_dist_forward: saved is NULL,.*", 4),
-    "busy": ((0, 1), 1, r"gdn: rank \d: gdn_dist_\w+: the \w+ \w+ from rank {0}: waited 3\.\d s in vain", 5),
-    "order": ((2,), 1, r"gdn: rank \d: gdn_dist_\w+: .* waited 3\.\d s in vain", None),
+    "busy": ((0, 1), 1, r"gdn: rank \d: gdn_dist_\w+: the \w+ \w+ from rank {0}: waited 6\.\d s in vain", 5),
+    "order": ((2,), 1, r"gdn: rank \d: .* waited 6\.\d s in vain", None),
     "start": ((0, 1), 1, r"gdn: rank \d: MPI_Init_thread has not come back for 3\.\d s: .*", 4),
 }
 
