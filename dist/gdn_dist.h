@@ -259,6 +259,50 @@ typedef struct gdn_dist_traffic {
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_plan_traffic(const gdn_dist_plan *plan,
                                                           gdn_dist_traffic *traffic);
 
+/* ---- Sharded layer -----------------------------------------------------------------------------
+ *
+ * gdn_layer_forward and gdn_layer_backward over the sequence group. Besides the operator's states
+ * the convolution's halo crosses: the W-1 rows of qkv before a shard, as far as they are of the
+ * same sequence, from as many ranks to the left as hold them, and their gradients back. All else
+ * is local. Weight gradients are those of this rank's tokens until they are summed.
+ */
+
+typedef struct gdn_dist_layer gdn_dist_layer;
+
+/* Collective over the sequence group, as gdn_dist_plan_create; T and N are taken from shard. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_create(gdn_dist_layer **layer, gdn_dist *dist,
+                                                          const gdn_context *context,
+                                                          const gdn_layer *description,
+                                                          const gdn_shard *shard);
+GDN_API void gdn_dist_layer_destroy(gdn_dist_layer *layer); /* NULL is fine */
+
+/* The operator's plan, for gdn_dist_plan_local: T, N, sequences of this rank's tensors. */
+GDN_API const gdn_dist_plan *gdn_dist_layer_plan(const gdn_dist_layer *layer);
+
+/* Bytes for the calls below, on this rank. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_sizes(const gdn_dist_layer *layer,
+                                                         gdn_sizes *sizes);
+
+/* Collective. tensors: this rank's part; as gdn_layer_forward and gdn_layer_backward, with rows of
+ * states as in gdn_dist_forward; cu_seqlens, conv_halo, dconv_halo and hooks are ignored; saved is
+ * not NULL. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_forward(gdn_dist_layer *layer,
+                                                           const gdn_layer_tensors *tensors,
+                                                           gdn_stream stream);
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_backward(gdn_dist_layer *layer,
+                                                            const gdn_layer_tensors *tensors,
+                                                            gdn_stream stream);
+
+/* Operator and halo together. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_traffic(const gdn_dist_layer *layer,
+                                                           gdn_dist_traffic *traffic);
+
+/* Collective over the group, WORLD for the gradients of a step: sums each weight gradient over its
+ * ranks, in rank order (see all_reduce). */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_reduce(gdn_dist *dist, gdn_dist_group group,
+                                                          const gdn_layer *description,
+                                                          const gdn_layer_weights *dweights);
+
 #ifdef __cplusplus
 }
 #endif

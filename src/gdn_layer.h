@@ -69,6 +69,29 @@ typedef struct gdn_layer_weights {
     { sizeof(gdn_layer_weights), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 
 /*
+ * What a caller does within a layer's forward and backward, as far as it is not NULL; each gets
+ * `user`. A status other than OK ends the call.
+ *
+ *   projected      forward, once qkv [T, C] is there and before conv_halo is read: fills the latter
+ *   forward        in place of gdn_forward; the problem is the layer's operator, without padding
+ *   backward       in place of gdn_backward
+ *   convolved      backward, once dqkv [T, C] and dconv_halo are there: may add to dqkv
+ */
+typedef struct gdn_layer_hooks {
+    size_t size;
+    void *user;
+    gdn_status (*projected)(void *user, const void *qkv);
+    gdn_status (*forward)(void *user, const gdn_problem *problem, const gdn_tensors *tensors,
+                          gdn_stream stream);
+    gdn_status (*backward)(void *user, const gdn_problem *problem, const gdn_tensors *tensors,
+                           gdn_stream stream);
+    gdn_status (*convolved)(void *user, void *dqkv);
+} gdn_layer_hooks;
+
+#define GDN_LAYER_HOOKS_INIT                                                                       \
+    { sizeof(gdn_layer_hooks), NULL, NULL, NULL, NULL, NULL }
+
+/*
  *   name           shape          nullable
  *   x              [T, D]         no
  *   weights                       no; read only
@@ -82,6 +105,12 @@ typedef struct gdn_layer_weights {
  *   dx             [T, D]         backward only
  *   dweights                      backward only; all set
  *   dh0            [N, Hv, K, V]  yes: not written
+ *
+ * For a sequence that is spread over several calls or ranks:
+ *   conv_halo      [W-1, C]       yes: zeros. The rows of qkv before the first token, where its
+ *                                 sequence began elsewhere
+ *   dconv_halo     [W-1, C]       yes: not written
+ *   hooks                         yes: none
  */
 typedef struct gdn_layer_tensors {
     size_t size;
@@ -96,12 +125,15 @@ typedef struct gdn_layer_tensors {
     void *dh0;
     void *workspace;
     size_t workspace_size;
+    const void *conv_halo;
+    void *dconv_halo;
+    const gdn_layer_hooks *hooks;
 } gdn_layer_tensors;
 
 #define GDN_LAYER_TENSORS_INIT                                                                     \
     {                                                                                              \
         sizeof(gdn_layer_tensors), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,     \
-            NULL, NULL, NULL, 0                                                                    \
+            NULL, NULL, NULL, 0, NULL, NULL, NULL                                                  \
     }
 
 /* As gdn_problem_supported and gdn_problem_sizes; segment_workspace is 0. */

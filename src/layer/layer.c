@@ -17,6 +17,7 @@ typedef struct layer_call {
     gdni_layer_plan plan;
     gdn_layer_tensors tensors;
     gdn_layer_weights weights, dweights;
+    gdn_layer_hooks hooks;
     gdni_layer_activations activations;
     gdni_layer_scratch scratch;
     gdni_linear_map wide, values, heads,
@@ -105,10 +106,12 @@ static void describe_parts(layer_call *call, const gdn_context *context) {
                               .cu_seqlens = call->tensors.cu_seqlens,
                               .x = x->qkv,
                               .weight = w->conv1d,
+                              .halo = call->tensors.conv_halo,
                               .y = x->conv,
                               .dy = call->scratch.dconv,
                               .dx = call->scratch.dqkv,
-                              .dweight = call->dweights.conv1d};
+                              .dweight = call->dweights.conv1d,
+                              .dhalo = call->tensors.dconv_halo};
     call->gate = (gdn_gate){.size = sizeof(gdn_gate),
                             .dtype = l->dtype,
                             .accumulate = accumulate,
@@ -152,6 +155,9 @@ static gdn_status begin(const char *function, const gdn_context *context, const 
     GDN_TRY(gdni_layer_plan_make(function, context, layer, &call->plan));
     GDN_TRY(gdni_part_pointer(function, "tensors", tensors));
     GDN_TRY(gdni_copy_struct(function, t, sizeof(*t), tensors, tensors->size));
+    if (t->hooks)
+        GDN_TRY(gdni_copy_struct(function, &call->hooks, sizeof(call->hooks), t->hooks,
+                                 t->hooks->size));
     GDN_TRY(copy_weights(function, "weights", t->weights, &call->weights));
     if (backward)
         GDN_TRY(copy_weights(function, "dweights", t->dweights, &call->dweights));
@@ -230,13 +236,18 @@ gdn_status gdn_layer_forward(const gdn_context *context, const gdn_layer *layer,
     gdni_linear_y(&call.values, call.tensors.x, w->in_proj_z, x->z);
     gdni_linear_y(&call.heads, call.tensors.x, w->in_proj_b, x->b);
     gdni_linear_y(&call.heads, call.tensors.x, w->in_proj_a, x->a);
+    if (call.hooks.projected)
+        GDN_TRY(call.hooks.projected(call.hooks.user, x->qkv));
     GDN_TRY(gdn_conv1d_forward(context, &call.conv, stream));
     GDN_TRY(gdn_gate_forward(context, &call.gate, stream));
     gdn_tensors t = operator_tensors(&call);
     t.o = x->o;
     t.final_state = call.tensors.final_state;
     t.workspace_size = call.plan.operator_sizes.forward_workspace;
-    GDN_TRY(gdn_forward(context, &call.plan.problem, &t, stream));
+    if (call.hooks.forward)
+        GDN_TRY(call.hooks.forward(call.hooks.user, &call.plan.problem, &t, stream));
+    else
+        GDN_TRY(gdn_forward(context, &call.plan.problem, &t, stream));
     GDN_TRY(gdn_gated_rmsnorm_forward(context, &call.norm, stream));
     gdni_linear_y(&call.out, call.scratch.y, w->out_proj, call.tensors.out);
     clear_padding(&call, call.tensors.out);
@@ -266,9 +277,14 @@ gdn_status gdn_layer_backward(const gdn_context *context, const gdn_layer *layer
     t.dbeta = s->dbeta;
     t.dh0 = call.tensors.dh0;
     t.workspace_size = call.plan.operator_sizes.backward_workspace;
-    GDN_TRY(gdn_backward(context, &call.plan.problem, &t, stream));
+    if (call.hooks.backward)
+        GDN_TRY(call.hooks.backward(call.hooks.user, &call.plan.problem, &t, stream));
+    else
+        GDN_TRY(gdn_backward(context, &call.plan.problem, &t, stream));
     GDN_TRY(gdn_gate_backward(context, &call.gate, stream));
     GDN_TRY(gdn_conv1d_backward(context, &call.conv, stream));
+    if (call.hooks.convolved)
+        GDN_TRY(call.hooks.convolved(call.hooks.user, s->dqkv));
     /* The four maps of x */
     gdni_linear_dw(&call.wide, s->dqkv, x, accumulate, dw->in_proj_qkv);
     gdni_linear_dw(&call.values, s->dz, x, accumulate, dw->in_proj_z);

@@ -336,6 +336,32 @@ static inline void part_check(const part *x, gdn_dist *dist, tolerances toleranc
 
 static const tolerances FP64 = {1e-10, 1e-10}, FP32 = {2e-5, 4e-5};
 
+/* Any cuts of shard->T: even shards at times, otherwise uneven ones, small ones, empty ones. */
+static inline void draw_shard(gdn_shard *shard, harness_random *r, int32_t rank, int32_t ranks) {
+    int64_t cuts[65];
+    const double tight = harness_uniform(r); /* often some shards have a few tokens only */
+    for (int32_t i = 0; i <= ranks; ++i) {
+        cuts[i] = i == ranks ? shard->T
+                  : i == 0   ? 0
+                             : (int64_t)(harness_uniform(r) * (double)(shard->T + 1));
+        if (i > 1 && i < ranks && tight < 0.5)
+            cuts[i] = cuts[i - 1] + draw_int(r, 0, 3);
+        if (cuts[i] > shard->T)
+            cuts[i] = shard->T;
+        for (int32_t j = i; j > 1 && i < ranks && cuts[j] < cuts[j - 1]; --j) {
+            const int64_t swap = cuts[j];
+            cuts[j] = cuts[j - 1];
+            cuts[j - 1] = swap;
+        }
+    }
+    if (harness_uniform(r) < 0.25) {
+        gdn_shard_even(shard, rank, ranks);
+        return;
+    }
+    shard->first = cuts[rank];
+    shard->count = cuts[rank + 1] - cuts[rank];
+}
+
 /* MPI and a group for a test program; what fails here ends the job. */
 static inline gdn_dist *test_begin(double deadline, int32_t sequence_ranks) {
     const gdn_dist_config config = {sizeof(config), NULL, sequence_ranks, deadline, 0.0};

@@ -1,34 +1,6 @@
 /* random FIRST COUNT: random batches over random shards, against the recurrence on one rank. */
 #include "problem.h"
 
-/* Any cuts: uneven shards, empty ones, boundaries inside a chunk. */
-static gdn_shard draw_shard(const batch *b, harness_random *r, int32_t rank, int32_t ranks) {
-    gdn_shard shard = GDN_SHARD_INIT;
-    int64_t cuts[65];
-    shard.T = b->problem.T;
-    shard.N = b->problem.N;
-    shard.cu_seqlens = b->cu_seqlens;
-    for (int32_t i = 0; i <= ranks; ++i) {
-        cuts[i] = i == 0       ? 0
-                  : i == ranks ? shard.T
-                               : (int64_t)(harness_uniform(r) * (double)(shard.T + 1));
-        if (i > 1 && i < ranks && harness_uniform(r) < 0.2)
-            cuts[i] = cuts[i - 1];
-        for (int32_t j = i; j > 1 && i < ranks && cuts[j] < cuts[j - 1]; --j) {
-            const int64_t swap = cuts[j];
-            cuts[j] = cuts[j - 1];
-            cuts[j - 1] = swap;
-        }
-    }
-    if (harness_uniform(r) < 0.25) {
-        gdn_shard_even(&shard, rank, ranks);
-        return shard;
-    }
-    shard.first = cuts[rank];
-    shard.count = cuts[rank + 1] - cuts[rank];
-    return shard;
-}
-
 static void check(const batch *b, gdn_dist *dist, const gdn_shard *shard, gdn_backend backend,
                   uint32_t flags, double threshold, int index) {
     char name[64];
@@ -47,7 +19,11 @@ int main(int argc, char **argv) {
     for (int i = first; i < first + count; ++i) {
         harness_random r = {(uint64_t)i};
         batch b = batch_draw(&r);
-        const gdn_shard shard = draw_shard(&b, &r, rank, ranks);
+        gdn_shard shard = GDN_SHARD_INIT;
+        shard.T = b.problem.T;
+        shard.N = b.problem.N;
+        shard.cu_seqlens = b.cu_seqlens;
+        draw_shard(&shard, &r, rank, ranks);
         const uint32_t exact = i % 3 == 0 ? GDN_FLAG_EXACT : 0;
         const uint32_t saving = i % 2 ? GDN_FLAG_SAVE_STATES : GDN_FLAG_CHECKED;
         batch_solve(&b);

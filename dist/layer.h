@@ -1,0 +1,29 @@
+/*
+ * A sharded layer, and how its calls divide the caller's memory.
+ *
+ *   workspace   the operator's (see plan.h), dhalo and the rows that come back, then the layer's
+ *   saved       the operator's, halo, then the layer's
+ */
+#ifndef GDNI_DIST_LAYER_H
+#define GDNI_DIST_LAYER_H
+
+#include "plan.h"
+
+struct gdn_dist_layer {
+    gdn_dist_plan *plan;
+    gdn_layer layer;        /* T and N of this rank's part */
+    int64_t *wanted;        /* [ranks]: first token whose row a rank wants; its own first: none */
+    gdn_request **requests; /* [ranks] */
+    size_t row_bytes, halo_bytes, incoming_bytes;
+    gdn_sizes inner, sizes;                /* inner: the layer's own */
+    int64_t forward_bytes, backward_bytes; /* of the halo, in the last calls */
+};
+
+/* qkv [T, C] of this rank; halo [W-1, C] is filled, with zeros where the sequence has no rows. */
+gdn_status gdni_halo_fetch(gdn_dist_layer *layer, const void *qkv, void *halo);
+/* Gradients of the halo to where its rows came from, and those of other ranks' halos into dqkv.
+ * incoming: gdni_halo_incoming_bytes. */
+gdn_status gdni_halo_return(gdn_dist_layer *layer, void *dhalo, void *dqkv, void *incoming);
+size_t gdni_halo_incoming_bytes(const gdn_dist_layer *layer);
+
+#endif /* GDNI_DIST_LAYER_H */
