@@ -1,5 +1,6 @@
 #include "cli.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -69,6 +70,8 @@ static void print_help(void) {
 }
 
 int main(int argc, char **argv) {
+    /* A file beyond the size limit is an error like a full disk, not a death. */
+    signal(SIGXFSZ, SIG_IGN);
     if (argc < 2) {
         fprintf(stderr, "gdn: expected a command (see gdn --help)\n");
         return CLI_BAD_INPUT;

@@ -4,6 +4,7 @@
 
 #include "cli.h"
 #include "gdn_io.h"
+#include "ranks.h"
 
 enum {
     CLI_OPT_OUTPUT = 1 << 0,
@@ -33,6 +34,7 @@ typedef struct cli_options {
     uint64_t seed;
     const char *result;
     int all;
+    gdn_dist *dist; /* NULL: alone; not parsed */
     int tolerances;
     cli_tolerance tolerance[CLI_MAX_TOLERANCES];
 } cli_options;

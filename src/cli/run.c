@@ -18,6 +18,7 @@ static const cli_syntax syntax = {
     "               [--dtype fp64|fp32|bf16|fp16] [--exact]\n"
     "\n"
     "Runs an operator or layer case forward and, if it holds the output's gradient, backward.\n"
+    "Under mpirun -n P the sequence is cut into P shards; rank 0 writes the result.\n"
     "\n"
     "  -o RESULT.h5     where the result goes; it appears complete or not at all\n"
     "  --backend NAME   default: cuda if it is usable here, otherwise cpu\n"
@@ -104,16 +105,18 @@ static int run_operator(const cli_options *o, const gdn_context *context, const 
                                          .dg = r->dg,
                                          .dbeta = r->dbeta,
                                          .dh0 = r->dh0};
-    status = gdni_evaluate_operator(context, &p, &values);
+    status = cli_evaluate_operator(o->dist, context, &p, &values);
     if (status != GDN_STATUS_OK)
         return cli_report_file(o->command, o->path[0], status);
+    if (cli_rank(o->dist) > 0)
+        return CLI_OK;
     for (int i = 0; i < wanted; ++i) {
         const gdni_shape s = gdni_operator_shape(&p, names[i]);
         if ((code = check_finite(o, &s, *outputs[i])) != CLI_GO_ON)
             return code;
     }
     r->T = c->T, r->N = c->N, r->Hk = c->Hk, r->Hv = c->Hv, r->K = c->K, r->V = c->V;
-    r->ranks = 1;
+    r->ranks = cli_ranks(o->dist);
     describe(o, context, r->backend, r->dtype, r->library_version);
     status = gdn_io_result_write(o->output, r);
     return status == GDN_STATUS_OK ? CLI_OK : cli_report_file(o->command, o->output, status);
@@ -160,9 +163,11 @@ static int run_layer(const cli_options *o, const gdn_context *context, const gdn
                                       .out = r->out,
                                       .dx = r->dx,
                                       .dweights = c->dout ? &r->dweights : NULL};
-    status = gdni_evaluate_layer(context, &layer, &values);
+    status = cli_evaluate_layer(o->dist, context, &layer, &values);
     if (status != GDN_STATUS_OK)
         return cli_report_file(o->command, o->path[0], status);
+    if (cli_rank(o->dist) > 0)
+        return CLI_OK;
     if ((code = check_finite(o, &out, r->out)) != CLI_GO_ON ||
         (code = check_finite(o, &dx, r->dx)) != CLI_GO_ON)
         return code;
@@ -173,7 +178,7 @@ static int run_layer(const cli_options *o, const gdn_context *context, const gdn
     }
     r->layer = layer;
     r->naming = c->naming;
-    r->ranks = 1;
+    r->ranks = cli_ranks(o->dist);
     describe(o, context, r->backend, r->dtype, r->library_version);
     status = gdn_io_layer_result_write(o->output, r);
     return status == GDN_STATUS_OK ? CLI_OK : cli_report_file(o->command, o->output, status);
@@ -190,13 +195,14 @@ static int run_layer_file(const cli_options *o, const gdn_context *context) {
     return code;
 }
 
-int cli_run(int argc, char **argv) {
+static int run(int argc, char **argv, gdn_dist *dist) {
     cli_options options;
     gdn_context *context = NULL;
     gdn_io_kind kind;
     int code = cli_parse(&syntax, argc, argv, &options);
     if (code != CLI_GO_ON)
         return code;
+    options.dist = dist;
     if (!options.output)
         return cli_usage("run", "expected -o RESULT.h5, found nothing");
     code = cli_case_kind(&options, &kind);
@@ -207,4 +213,8 @@ int cli_run(int argc, char **argv) {
                                    : run_layer_file(&options, context);
     gdn_context_destroy(context);
     return code;
+}
+
+int cli_run(int argc, char **argv) {
+    return cli_over_ranks("gdn run", run, argc, argv);
 }
