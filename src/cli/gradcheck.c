@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int cli_gradcheck(int argc, char **argv);
@@ -20,7 +21,8 @@ static const cli_syntax syntax = {
     "\n"
     "Checks the gradients of an operator or layer case: against the float64 backward, by head, "
     "and\n"
-    "against central differences of the float64 forward, in random directions.\n"
+    "against central differences of the float64 forward, in random directions. Under mpirun -n P\n"
+    "the gradients are those of the sequence cut into P shards.\n"
     "\n"
     "  --backend NAME   whose gradients; default: cuda if it is usable here, otherwise cpu\n"
     "  --dtype NAME     default: bf16 on cuda, fp32 on cpu, fp64 on reference, which takes no "
@@ -80,13 +82,59 @@ static int check_operator_dims(const cli_options *o, const gdn_io_case *c, const
     return code;
 }
 
-static int check_operator(const cli_options *o, const gdn_context *context, const gdn_io_case *c,
+/* Over ranks the gradients come from here, and so does the output's gradient where the case has
+ * none: every rank draws the same, in (-1, 1). */
+static double *draw_gradient(int64_t count, uint64_t seed) {
+    double *data = calloc((size_t)count + 1, sizeof(double));
+    for (int64_t i = 0; data && i < count; ++i) {
+        seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        data[i] = (double)(int32_t)(seed >> 32) * 0x1p-31;
+    }
+    return data;
+}
+
+static double *room(int64_t count, int *missing) {
+    double *data = calloc((size_t)count + 1, sizeof(double));
+    *missing |= !data;
+    return data;
+}
+
+/* The sharded gradients into r, on rank 0. */
+static gdn_status shard_operator(const cli_options *o, const gdn_context *context,
+                                 const gdn_problem *p, gdn_io_case *c, gdn_io_result *r) {
+    static const char *const names[] = {"dq", "dk", "dv", "dg", "dbeta", "dh0"};
+    double **const outputs[] = {&r->dq, &r->dk, &r->dv, &r->dg, &r->dbeta, &r->dh0};
+    int missing = 0;
+    for (int i = 0; i < 6; ++i)
+        *outputs[i] = room(gdni_operator_shape(p, names[i]).count, &missing);
+    r->o = room(gdni_operator_shape(p, "o").count, &missing);
+    if (!c->do_)
+        c->do_ = draw_gradient(gdni_operator_shape(p, "do").count, o->seed);
+    if (missing || !c->do_)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "no memory for the gradients");
+    const gdni_operator_values values = {.q = c->q,
+                                         .k = c->k,
+                                         .v = c->v,
+                                         .g = c->g,
+                                         .beta = c->beta,
+                                         .initial_state = c->initial_state,
+                                         .do_ = c->do_,
+                                         .dht = c->dht,
+                                         .cu_seqlens = c->cu_seqlens,
+                                         .o = r->o,
+                                         .dq = r->dq,
+                                         .dk = r->dk,
+                                         .dv = r->dv,
+                                         .dg = r->dg,
+                                         .dbeta = r->dbeta,
+                                         .dh0 = r->dh0};
+    return cli_evaluate_operator(o->dist, context, p, &values);
+}
+
+static int check_operator(const cli_options *o, const gdn_context *context, gdn_io_case *c,
                           gdn_io_result *r, gdn_check_report *report) {
     gdn_problem p = GDN_PROBLEM_INIT;
     const gdn_gradcheck_options options = check_options(o);
-    const gdn_gradcheck_inputs inputs = {sizeof(inputs), c->q,    c->k,          c->v,
-                                         c->g,           c->beta, c->cu_seqlens, c->initial_state,
-                                         c->do_,         c->dht};
     p.dtype = o->dtype;
     p.flags = o->exact ? GDN_FLAG_EXACT : 0;
     p.T = c->T, p.N = c->N, p.Hk = c->Hk, p.Hv = c->Hv, p.K = c->K, p.V = c->V;
@@ -102,11 +150,19 @@ static int check_operator(const cli_options *o, const gdn_context *context, cons
         if (code != CLI_GO_ON)
             return code;
         p.dtype = result_dtype(o, r->dtype);
+    } else if (o->dist) {
+        status = shard_operator(o, context, &p, c, r);
+        if (status != GDN_STATUS_OK)
+            return cli_report_file(o->command, o->path[0], status);
     }
+    if (cli_rank(o->dist) > 0)
+        return CLI_OK;
+    const gdn_gradcheck_inputs inputs = {sizeof(inputs), c->q,    c->k,          c->v,
+                                         c->g,           c->beta, c->cu_seqlens, c->initial_state,
+                                         c->do_,         c->dht};
     const gdn_gradcheck_gradients given = {sizeof(given), r->dq,    r->dk, r->dv,
                                            r->dg,         r->dbeta, r->dh0};
-    status =
-        gdn_gradcheck_operator(context, &p, &inputs, o->result ? &given : NULL, &options, report);
+    status = gdn_gradcheck_operator(context, &p, &inputs, r->dq ? &given : NULL, &options, report);
     return status == GDN_STATUS_OK ? CLI_GO_ON : cli_report_file(o->command, o->path[0], status);
 }
 
@@ -140,12 +196,36 @@ static int check_layer_dims(const cli_options *o, const gdn_layer *found,
     return code;
 }
 
-static int check_layer(const cli_options *o, const gdn_context *context, const gdn_io_layer_case *c,
+static gdn_status shard_layer(const cli_options *o, const gdn_context *context,
+                              const gdn_layer *layer, gdn_io_layer_case *c,
+                              gdn_io_layer_result *r) {
+    const gdn_layer_weights none = GDN_LAYER_WEIGHTS_INIT;
+    const int64_t count = gdni_layer_activation_shape(layer, "x").count;
+    int missing = 0;
+    r->dweights = none;
+    r->out = room(count, &missing);
+    r->dx = room(count, &missing);
+    for (int i = 0; i < GDNI_LAYER_WEIGHTS; ++i)
+        *gdni_layer_weight(&r->dweights, i) =
+            room(gdni_layer_weight_shape(layer, i).count, &missing);
+    if (!c->dout)
+        c->dout = draw_gradient(count, o->seed);
+    if (missing || !c->dout)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "no memory for the gradients");
+    const gdni_layer_values values = {.x = c->x,
+                                      .dout = c->dout,
+                                      .cu_seqlens = c->cu_seqlens,
+                                      .weights = &c->weights,
+                                      .out = r->out,
+                                      .dx = r->dx,
+                                      .dweights = &r->dweights};
+    return cli_evaluate_layer(o->dist, context, layer, &values);
+}
+
+static int check_layer(const cli_options *o, const gdn_context *context, gdn_io_layer_case *c,
                        gdn_io_layer_result *r, gdn_check_report *report) {
     gdn_layer layer = c->layer;
     const gdn_gradcheck_options options = check_options(o);
-    const gdn_gradcheck_layer_inputs inputs = {sizeof(inputs), c->x, c->dout, c->cu_seqlens,
-                                               &c->weights};
     layer.dtype = o->dtype;
     layer.flags = o->exact ? GDN_LAYER_EXACT : 0;
     gdn_status status = GDN_STATUS_OK;
@@ -159,10 +239,17 @@ static int check_layer(const cli_options *o, const gdn_context *context, const g
         if (code != CLI_GO_ON)
             return code;
         layer.dtype = result_dtype(o, r->dtype);
+    } else if (o->dist) {
+        status = shard_layer(o, context, &layer, c, r);
+        if (status != GDN_STATUS_OK)
+            return cli_report_file(o->command, o->path[0], status);
     }
+    if (cli_rank(o->dist) > 0)
+        return CLI_OK;
+    const gdn_gradcheck_layer_inputs inputs = {sizeof(inputs), c->x, c->dout, c->cu_seqlens,
+                                               &c->weights};
     const gdn_gradcheck_layer_gradients given = {sizeof(given), r->dx, &r->dweights};
-    status =
-        gdn_gradcheck_layer(context, &layer, &inputs, o->result ? &given : NULL, &options, report);
+    status = gdn_gradcheck_layer(context, &layer, &inputs, r->dx ? &given : NULL, &options, report);
     return status == GDN_STATUS_OK ? CLI_GO_ON : cli_report_file(o->command, o->path[0], status);
 }
 
@@ -178,7 +265,7 @@ static int check_layer_file(const cli_options *o, const gdn_context *context,
     return code;
 }
 
-int cli_gradcheck(int argc, char **argv) {
+static int run(int argc, char **argv, gdn_dist *dist) {
     cli_options options;
     gdn_context *context = NULL;
     gdn_io_kind kind;
@@ -186,6 +273,7 @@ int cli_gradcheck(int argc, char **argv) {
     int code = cli_parse(&syntax, argc, argv, &options);
     if (code != CLI_GO_ON)
         return code;
+    options.dist = dist;
     if (options.result && (options.backend != GDN_BACKEND_AUTO || options.exact))
         return cli_usage("gradcheck", "--result: expected no --backend and no --exact with it");
     code = cli_case_kind(&options, &kind);
@@ -204,4 +292,8 @@ int cli_gradcheck(int argc, char **argv) {
     gdn_check_report_free(&report);
     gdn_context_destroy(context);
     return code;
+}
+
+int cli_gradcheck(int argc, char **argv) {
+    return cli_over_ranks("gdn gradcheck", run, argc, argv);
 }

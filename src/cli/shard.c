@@ -157,10 +157,9 @@ static gdn_status move(gdn_transport *t, int32_t peer, void *data, size_t bytes)
 static gdn_status gather_tensor(gdn_transport *group, const tensor *t) {
     int64_t place[2] = {(t->first + t->skip) * t->row, t->kept * t->row};
     double *mine = t->to + place[0];
-    GDN_TRY(gdn_convert(GDN_DTYPE_FP64, mine, t->dtype,
-                        (const char *)t->data +
-                            gdn_dtype_size(t->dtype) * (size_t)(t->skip * t->row),
-                        place[1]));
+    GDN_TRY(gdn_convert(
+        GDN_DTYPE_FP64, mine, t->dtype,
+        (const char *)t->data + gdn_dtype_size(t->dtype) * (size_t)(t->skip * t->row), place[1]));
     if (group->rank > 0) {
         GDN_TRY(move(group, 0, place, sizeof(place)));
         return move(group, 0, mine, sizeof(double) * (size_t)place[1]);
