@@ -188,6 +188,9 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_shard_find(const gdn_shard *shard, int32
  * last one ends. */
 GDN_API int64_t gdn_shard_start(const gdn_shard *shard, const gdn_shard_part *part, int64_t i);
 
+/* Bytes that cross a boundary within a sequence, each way: one state a head and a header. Pure. */
+GDN_API int64_t gdn_shard_state_bytes(const gdn_problem *problem);
+
 /* ---- Sharded operator --------------------------------------------------------------------------
  */
 

@@ -5,15 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Its size is that of gdn_shard_state_bytes. */
 typedef struct header {
     uint32_t call; /* of the plan: neighbours must be at the same one */
     uint32_t finals;
     uint8_t final[]; /* one bit a head */
 } header;
-
-size_t gdni_mail_header_bytes(int32_t Hv) {
-    return (sizeof(header) + ((size_t)Hv + 7) / 8 + 15) / 16 * 16;
-}
 
 static int32_t head_is_final(const header *h, int32_t head) {
     return h->final[head / 8] >> (head % 8) & 1;

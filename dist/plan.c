@@ -218,8 +218,8 @@ static gdn_status set_up(gdn_dist_plan *plan, const gdn_problem *problem, const 
         plan->state_dtype = gdni_state_dtype(p->dtype);
         plan->head_bytes = gdn_dtype_size(plan->state_dtype) * (size_t)p->K * (size_t)p->V;
         plan->states_bytes = plan->head_bytes * (size_t)p->Hv;
-        plan->header_bytes = gdni_mail_header_bytes(p->Hv);
-        plan->mail_bytes = plan->header_bytes + plan->states_bytes;
+        plan->mail_bytes = (size_t)gdn_shard_state_bytes(p);
+        plan->header_bytes = plan->mail_bytes - plan->states_bytes;
         mine = find_inner_sizes(plan);
         describe(plan, shard, text, sizeof(text));
     }

@@ -82,7 +82,6 @@ typedef struct gdni_mail {
     int64_t bytes; /* sent so far */
 } gdni_mail;
 
-size_t gdni_mail_header_bytes(int32_t Hv);
 /* states [Hv, K, V]. BAD_DATA where one holds a NaN or Inf. */
 gdn_status gdni_mail_send_final(gdni_mail *mail, const int32_t *final, const void *states);
 gdn_status gdni_mail_send_others(gdni_mail *mail, const int32_t *final, const void *states);

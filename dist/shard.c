@@ -88,3 +88,10 @@ int64_t gdn_shard_start(const gdn_shard *shard, const gdn_shard_part *part, int6
         token = sequence_start(shard, part->first_sequence + i) - shard->first;
     return token < 0 ? 0 : token > shard->count ? shard->count : token;
 }
+
+/* The header: two counters and a bit a head. */
+int64_t gdn_shard_state_bytes(const gdn_problem *p) {
+    const int64_t header = (8 + ((int64_t)p->Hv + 7) / 8 + 15) / 16 * 16;
+    const int64_t element = p->dtype == GDN_DTYPE_FP64 ? 8 : 4;
+    return header + element * p->Hv * p->K * p->V;
+}

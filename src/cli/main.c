@@ -9,6 +9,7 @@
 int cli_run(int argc, char **argv);
 int cli_compare(int argc, char **argv);
 int cli_gradcheck(int argc, char **argv);
+int cli_plan(int argc, char **argv);
 int cli_data(int argc, char **argv);
 int cli_train(int argc, char **argv);
 int cli_plot(int argc, char **argv);
@@ -19,6 +20,7 @@ static const cli_command commands[] = {
     {"run", "run a case file forward and backward", cli_run},
     {"compare", "compare a result with a reference", cli_compare},
     {"gradcheck", "check gradients against float64 and finite differences", cli_gradcheck},
+    {"plan", "print what ranks would exchange for a case, and why", cli_plan},
     {"data", "turn a text into a dataset of tokens", cli_data},
     {"train", "train a language model of GDN layers", cli_train},
     {"plot", "draw loss curves or gradient checks as SVG", cli_plot},

@@ -17,7 +17,8 @@ enum {
     OPT_DIRECTIONS,
     OPT_SEED,
     OPT_RESULT,
-    OPT_ALL
+    OPT_ALL,
+    OPT_RANKS
 };
 
 static const struct {
@@ -34,6 +35,7 @@ static const struct {
     {CLI_OPT_CHECK, {"seed", required_argument, NULL, OPT_SEED}},
     {CLI_OPT_CHECK, {"result", required_argument, NULL, OPT_RESULT}},
     {CLI_OPT_ALL, {"all", no_argument, NULL, OPT_ALL}},
+    {CLI_OPT_RANKS, {"ranks", required_argument, NULL, OPT_RANKS}},
 };
 enum {
     N_OPTIONS = sizeof(all_options) / sizeof(all_options[0])
@@ -115,6 +117,10 @@ static int parse_option(cli_options *o, int option, const char *text) {
     case OPT_RESULT:
         o->result = text;
         return CLI_GO_ON;
+    case OPT_RANKS:
+        code = parse_count(o, "--ranks", text, 65536, &count);
+        o->ranks = (int32_t)count;
+        return code;
     default: /* OPT_ALL */
         o->all = 1;
         return CLI_GO_ON;
