@@ -48,9 +48,9 @@ extern "C" {
 /*
  * How bytes move; the algorithms above know nothing else. Ranks are those of one group; messages
  * name them by their rank in the whole job. Messages between two ranks with one tag arrive in
- * order. A wait ends with the message or, after wait_limit, with TIMEOUT or COMM_ERROR and a line
- * that names the rank, the operation and the reason. `what` names it: "gdn_dist_forward: the entry
- * state".
+ * order. A wait ends with the message, with the job (see gdn_dist_config), or with COMM_ERROR or
+ * TIMEOUT and a line that names the rank, the operation and the reason. `what` names it:
+ * "gdn_dist_forward: the entry state".
  */
 typedef struct gdn_transport gdn_transport;
 typedef struct gdn_request gdn_request; /* a started send or receive; freed by wait */
@@ -89,9 +89,9 @@ typedef struct gdn_dist_config {
     int32_t sequence_ranks;   /* ranks that share a sequence; divides the rank count; 0 = all. The
                                  rest is data parallel */
     double deadline;          /* seconds after which a silent rank ends the job; 0 = 30; >= 0.5 */
-    double wait_limit; /* seconds to wait for a message of a rank that is alive, but busy with
-                          something else (a checkpoint, a program that took another turn);
-                          0 = 10 deadlines; >= 2 deadlines */
+    double wait_limit; /* seconds after which a rank that is alive, but keeps another waiting (in a
+                          long checkpoint, or at another call), ends the job; 0 = 10 deadlines;
+                          >= 2 deadlines */
 } gdn_dist_config;
 
 #define GDN_DIST_CONFIG_INIT                                                                       \
@@ -118,8 +118,9 @@ GDN_API void gdn_dist_finish(double deadline);
 
 /*
  * Collective. MPI must be initialised with MPI_THREAD_MULTIPLE (gdn_dist_start does it). Starts the
- * watch: a thread a rank that sends heartbeats; when they stop to come for `deadline` seconds, the
- * rank and what it was last doing are reported and the job ends with exit code 4. Collective check:
+ * watch: a thread a rank that sends heartbeats; when they stop to come for `deadline` seconds, or a
+ * rank waits longer than wait_limit, the rank at fault and what it was last doing are reported and
+ * the job ends with exit code 4. Collective check:
  * library version and configuration. config may be NULL. Errors: INVALID_ARGUMENT, UNSUPPORTED (MPI
  * without threads), COMM_ERROR, TIMEOUT, OUT_OF_MEMORY.
  */

@@ -58,12 +58,17 @@ static gdn_status check_values(const setup *s) {
     return GDN_STATUS_OK;
 }
 
+/* Of a wait itself: the watch, which knows more about the other ranks, speaks first. */
+static double own_limit(const setup *s) {
+    return s->config.wait_limit + s->config.deadline;
+}
+
 /* A copy of the caller's communicator, without waiting for ever for the others. */
 static gdn_status duplicate(const setup *s, MPI_Comm *copy) {
     static const char *const what = "gdn_dist_create: waiting for all ranks to call it";
     MPI_Request request;
     GDNI_MPI_TRY(MPI_Comm_idup(s->parent, copy, &request), what);
-    GDN_TRY(gdni_mpi_wait(&request, NULL, what, s->config.deadline, MPI_STATUS_IGNORE));
+    GDN_TRY(gdni_mpi_wait(&request, NULL, what, GDNI_ALL, s->config.deadline, MPI_STATUS_IGNORE));
     GDNI_MPI_TRY(MPI_Comm_set_errhandler(*copy, MPI_ERRORS_RETURN), what);
     return GDN_STATUS_OK;
 }
@@ -77,16 +82,16 @@ static gdn_status make_subgroup(gdn_dist *dist, const setup *s, gdn_dist_group g
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for a group");
     for (int i = 0; i < count; ++i)
         world[i] = first + i * step;
-    gdni_watch_waiting(dist->watch, "gdn_dist_create: making groups");
+    gdni_watch_waiting(dist->watch, "gdn_dist_create: making groups", GDNI_ALL);
     int code = MPI_Comm_split(s->parent, first, s->rank, &communicator);
-    gdni_watch_waiting(dist->watch, "");
+    gdni_watch_waiting(dist->watch, "", GDNI_ALL);
     gdn_status status = GDN_STATUS_OK;
     if (code != MPI_SUCCESS) {
         status = gdni_mpi_fail(code, "gdn_dist_create");
     } else {
         MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
         status = gdni_mpi_transport(&dist->transports[group], communicator, dist->watch, world,
-                                    s->config.wait_limit);
+                                    own_limit(s));
     }
     free(world);
     return status;
@@ -100,10 +105,11 @@ static gdn_status set_up(gdn_dist *dist, setup *s) {
     if (s->ranks > 1) {
         GDN_TRY(duplicate(s, &heartbeats));
         GDN_TRY(gdni_watch_start(&dist->watch, heartbeats,
-                                 fmax(s->config.deadline, SHORTEST_DEADLINE)));
+                                 fmax(s->config.deadline, SHORTEST_DEADLINE),
+                                 s->config.wait_limit));
     }
     GDN_TRY(gdni_mpi_transport(&dist->transports[GDN_DIST_WORLD], world, dist->watch, NULL,
-                               s->config.wait_limit));
+                               own_limit(s)));
     snprintf(text, sizeof(text),
              "library version %u; sequence_ranks %d; deadline %g; wait_limit %g",
              (unsigned)gdn_version(), s->config.sequence_ranks, s->config.deadline,

@@ -27,8 +27,8 @@ gdn_status gdni_mpi_fail(int code, const char *what) {
     return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: MPI: %s", what, text);
 }
 
-gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *what, double limit,
-                         MPI_Status *result) {
+gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *what, int32_t peer,
+                         double limit, MPI_Status *result) {
     const double start = gdni_now();
     int done = 0;
     for (int round = 0;; ++round) {
@@ -36,7 +36,7 @@ gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *wh
         if (done)
             return GDN_STATUS_OK;
         if (round == 0)
-            gdni_watch_waiting(watch, what);
+            gdni_watch_waiting(watch, what, peer);
         if (gdni_now() - start > limit)
             return gdni_fail(GDN_STATUS_TIMEOUT, "%s: waited %.1f s in vain", what,
                              gdni_now() - start);
@@ -103,8 +103,8 @@ static gdn_status wait_request(gdn_transport *base, gdn_request **request, const
         return GDN_STATUS_OK;
     *request = NULL;
     snprintf(line, sizeof(line), "%s %s rank %d", what, r->sending ? "to" : "from", r->peer);
-    gdn_status status = gdni_mpi_wait(&r->request, t->watch, line, t->wait_limit, &result);
-    gdni_watch_waiting(t->watch, "");
+    gdn_status status = gdni_mpi_wait(&r->request, t->watch, line, r->peer, t->wait_limit, &result);
+    gdni_watch_waiting(t->watch, "", GDNI_ALL);
     gdni_watch_pending(t->watch, -r->sending);
     if (status == GDN_STATUS_OK && received && !r->sending) {
         int bytes = 0;
@@ -126,8 +126,9 @@ static gdn_status all_gather(gdn_transport *base, const void *mine, void *all, s
     GDNI_MPI_TRY(MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE,
                                 t->communicator, &request),
                  what);
-    gdn_status status = gdni_mpi_wait(&request, t->watch, what, t->wait_limit, MPI_STATUS_IGNORE);
-    gdni_watch_waiting(t->watch, "");
+    gdn_status status =
+        gdni_mpi_wait(&request, t->watch, what, GDNI_ALL, t->wait_limit, MPI_STATUS_IGNORE);
+    gdni_watch_waiting(t->watch, "", GDNI_ALL);
     return status;
 }
 

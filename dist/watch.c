@@ -24,9 +24,18 @@ typedef enum message_kind {
     GOODBYE /* the last message of a rank */
 } message_kind;
 
+/* What a rank is at. */
+typedef struct state {
+    int32_t waits; /* 0: it is at work */
+    int32_t peer;  /* whom it waits for */
+    double waited; /* seconds */
+    char text[DOING];
+} state;
+
 typedef struct message {
     int32_t kind, exit_code;
-    char text[GDNI_TEXT]; /* BEAT: what the rank is doing; END_JOB: the line */
+    state at;             /* BEAT */
+    char line[GDNI_TEXT]; /* END_JOB */
 } message;
 
 /* One rank that this one hears or tells: rank 0 all others, the others rank 0. */
@@ -34,7 +43,7 @@ typedef struct peer {
     int rank;
     double seen; /* when it was last heard */
     int gone;    /* it said goodbye */
-    char doing[DOING];
+    state at;
     message out;
     MPI_Request sending;
 } peer;
@@ -42,11 +51,13 @@ typedef struct peer {
 struct gdni_watch {
     MPI_Comm communicator;
     int rank, ranks;
-    double deadline, interval;
+    double deadline, wait_limit, interval;
     pthread_t thread;
-    pthread_mutex_t lock;              /* of doing, request and requested */
+    pthread_mutex_t lock;              /* of the members up to requested */
     char doing[DOING], waiting[DOING]; /* waiting: what for; empty = it is not */
-    message request;                   /* to end the job */
+    int32_t waiting_peer;
+    double waiting_since;
+    message request; /* to end the job */
     int requested;
     atomic_int stopping, pending;
     peer *peers;
@@ -100,11 +111,13 @@ void gdni_watch_doing(gdni_watch *watch, const char *doing) {
     pthread_mutex_unlock(&watch->lock);
 }
 
-void gdni_watch_waiting(gdni_watch *watch, const char *what) {
+void gdni_watch_waiting(gdni_watch *watch, const char *what, int32_t peer) {
     if (!watch)
         return;
     pthread_mutex_lock(&watch->lock);
     set_text(watch->waiting, sizeof(watch->waiting), what);
+    watch->waiting_peer = peer;
+    watch->waiting_since = gdni_now();
     pthread_mutex_unlock(&watch->lock);
 }
 
@@ -119,7 +132,7 @@ _Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char
     if (!watch->requested) {
         watch->request.kind = END_JOB;
         watch->request.exit_code = exit_code;
-        set_text(watch->request.text, sizeof(watch->request.text), line);
+        set_text(watch->request.line, sizeof(watch->request.line), line);
         watch->requested = 1;
     }
     pthread_mutex_unlock(&watch->lock);
@@ -146,7 +159,7 @@ static _Noreturn void end_as_requested(gdni_watch *watch) {
             gdni_sleep(0.01);
         }
     }
-    gdni_end_job(watch->communicator, watch->request.exit_code, watch->request.text);
+    gdni_end_job(watch->communicator, watch->request.exit_code, watch->request.line);
 }
 
 static peer *find_peer(gdni_watch *watch, int rank) {
@@ -166,12 +179,23 @@ static void hear(gdni_watch *watch, double now) {
             return;
         peer *from = find_peer(watch, result.MPI_SOURCE);
         if (watch->in.kind == END_JOB)
-            gdni_end_job(watch->communicator, watch->in.exit_code, watch->in.text);
+            gdni_end_job(watch->communicator, watch->in.exit_code, watch->in.line);
         from->seen = now;
         from->gone = watch->in.kind == GOODBYE;
-        set_text(from->doing, sizeof(from->doing), watch->in.text);
+        from->at = watch->in.at;
         start_receive(watch);
     }
+}
+
+static state own_state(gdni_watch *watch) {
+    state at = {.peer = GDNI_ALL};
+    pthread_mutex_lock(&watch->lock);
+    at.waits = watch->waiting[0] != '\0';
+    at.peer = watch->waiting_peer;
+    at.waited = at.waits ? gdni_now() - watch->waiting_since : 0.0;
+    set_text(at.text, sizeof(at.text), at.waits ? watch->waiting : watch->doing);
+    pthread_mutex_unlock(&watch->lock);
+    return at;
 }
 
 /* A peer that does not take its messages gets no further ones. */
@@ -180,9 +204,7 @@ static int tell(gdni_watch *watch, peer *to, message_kind kind) {
     if (MPI_Test(&to->sending, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done)
         return 0;
     to->out.kind = kind;
-    pthread_mutex_lock(&watch->lock);
-    set_text(to->out.text, sizeof(to->out.text), watch->waiting[0] ? watch->waiting : watch->doing);
-    pthread_mutex_unlock(&watch->lock);
+    to->out.at = own_state(watch);
     return MPI_Isend(&to->out, (int)sizeof(to->out), MPI_BYTE, to->rank, TAG, watch->communicator,
                      &to->sending) == MPI_SUCCESS;
 }
@@ -196,7 +218,49 @@ static void look_for_silent(gdni_watch *watch, double now) {
         if (p->gone || now - p->seen <= watch->deadline + later)
             continue;
         snprintf(line, sizeof(line), "rank %d stopped answering for %.1f s (last seen in: %s)",
-                 p->rank, now - p->seen, p->doing);
+                 p->rank, now - p->seen, p->at.text);
+        gdni_end_job(watch->communicator, EXIT_SILENT, line);
+    }
+}
+
+/* On rank 0: what any rank is at, as far as is known. */
+static state state_of(gdni_watch *watch, int rank) {
+    return rank == 0 ? own_state(watch) : watch->peers[rank - 1].at;
+}
+
+/* The end of the chain of waits from `rank` on: a rank at work, or -1 where all wait. */
+static int find_culprit(gdni_watch *watch, int rank) {
+    int at = rank;
+    for (int step = 0; step < watch->ranks; ++step) {
+        const state s = state_of(watch, at);
+        if (!s.waits)
+            return at;
+        if (s.peer == GDNI_ALL)
+            break;
+        at = s.peer;
+    }
+    for (at = 0; at < watch->ranks; ++at)
+        if (!state_of(watch, at).waits)
+            return at;
+    return -1;
+}
+
+static void look_for_waits(gdni_watch *watch) {
+    for (int rank = 0; rank < watch->ranks; ++rank) {
+        const state s = state_of(watch, rank);
+        char line[GDNI_TEXT];
+        if (!s.waits || s.waited <= watch->wait_limit)
+            continue;
+        const int culprit = find_culprit(watch, rank);
+        if (culprit >= 0)
+            snprintf(line, sizeof(line),
+                     "rank %d keeps rank %d waiting for %.1f s (%s; rank %d last seen in: %s)",
+                     culprit, rank, s.waited, s.text, culprit, state_of(watch, culprit).text);
+        else
+            snprintf(line, sizeof(line),
+                     "rank %d waits for %.1f s in vain, as all ranks wait (%s; rank %d in: %s)",
+                     rank, s.waited, s.text, (rank + 1) % watch->ranks,
+                     state_of(watch, (rank + 1) % watch->ranks).text);
         gdni_end_job(watch->communicator, EXIT_SILENT, line);
     }
 }
@@ -244,6 +308,8 @@ static void *run(void *argument) {
         if (now - told >= watch->interval) {
             for (int i = 0; i < watch->count; ++i)
                 tell(watch, watch->peers + i, BEAT);
+            if (watch->rank == 0)
+                look_for_waits(watch);
             told = now;
         }
         look_for_silent(watch, now);
@@ -260,7 +326,8 @@ static void release(gdni_watch *watch) {
     free(watch);
 }
 
-gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double deadline) {
+gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double deadline,
+                            double wait_limit) {
     gdni_watch *watch = calloc(1, sizeof(*watch));
     if (!watch)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for the watch");
@@ -268,6 +335,7 @@ gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double dead
     MPI_Comm_rank(communicator, &watch->rank);
     MPI_Comm_size(communicator, &watch->ranks);
     watch->deadline = deadline;
+    watch->wait_limit = wait_limit;
     watch->interval = deadline / 12 < 0.5 ? deadline / 12 : 0.5;
     watch->count = watch->rank == 0 ? watch->ranks - 1 : 1;
     watch->peers = calloc((size_t)watch->count, sizeof(*watch->peers));
@@ -277,7 +345,7 @@ gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double dead
         watch->peers[i].rank = watch->rank == 0 ? i + 1 : 0;
         watch->peers[i].seen = gdni_now();
         watch->peers[i].sending = MPI_REQUEST_NULL;
-        set_text(watch->peers[i].doing, sizeof(watch->peers[i].doing), "starting");
+        watch->peers[i].at = own_state(watch);
     }
     if (!watch->peers || pthread_create(&watch->thread, NULL, run, watch) != 0) {
         release(watch);

@@ -1,8 +1,9 @@
 /*
  * The watch over silent ranks. Every rank has a thread that sends a heartbeat with what the rank is
  * doing: to rank 0, and rank 0 to all. Rank 0 ends the job when one of them stops to come; if rank
- * 0 is the silent one, the lowest of the others does. Requests to end the job go to rank 0 as well,
- * so that one line is printed, whoever else notices.
+ * 0 is the silent one, the lowest of the others does. It also looks for waits that last too long,
+ * and follows who waits for whom to the rank that is at the end of them. Requests to end the job go
+ * to rank 0 as well, so that one line is printed, whoever else notices.
  */
 #ifndef GDNI_WATCH_H
 #define GDNI_WATCH_H
@@ -11,12 +12,18 @@
 
 #include "group.h"
 
-/* Takes the communicator over. */
-gdn_status gdni_watch_start(gdni_watch **watch, MPI_Comm communicator, double deadline);
+enum {
+    GDNI_ALL = -1 /* waits for all ranks of a group */
+};
+
+/* Takes the communicator over. wait_limit: for a rank that is alive, but keeps others waiting. */
+gdn_status gdni_watch_start(gdni_watch **watch, MPI_Comm communicator, double deadline,
+                            double wait_limit);
 /* Collective, after all ranks have agreed to stop. */
 void gdni_watch_stop(gdni_watch *watch);
 void gdni_watch_doing(gdni_watch *watch, const char *doing);
-void gdni_watch_waiting(gdni_watch *watch, const char *what); /* "": no longer */
+/* what: "" = no longer; peer: the rank that is waited for, of the whole job, or ALL. */
+void gdni_watch_waiting(gdni_watch *watch, const char *what, int32_t peer);
 /* Counts messages on their way: while there are any the thread looks after MPI's progress more
  * often. */
 void gdni_watch_pending(gdni_watch *watch, int32_t change);
@@ -41,7 +48,7 @@ gdn_status gdni_mpi_fail(int code, const char *what);
 gdn_status gdni_mpi_transport(gdn_transport **transport, MPI_Comm communicator, gdni_watch *watch,
                               const int32_t *world, double wait_limit);
 /* Waits for a request of MPI itself. */
-gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *what, double limit,
-                         MPI_Status *result);
+gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *what, int32_t peer,
+                         double limit, MPI_Status *result);
 
 #endif /* GDNI_WATCH_H */
