@@ -4,6 +4,7 @@
 gdn_build_packages=(
     cmake g++ make pkg-config
     libhdf5-dev libopenblas-openmp-dev libinih-dev libsentencepiece-dev
+    libopenmpi-dev openmpi-bin
 )
 gdn_test_packages=(git clang-format python3-numpy python3-h5py)
 
