@@ -5,6 +5,10 @@
  * found), INVALID_ARGUMENT, IO_ERROR (no space, no permission), OUT_OF_MEMORY, with one line in
  * gdn_last_error(). Every file appears complete or not at all: written to a temporary name beside
  * it, synced, renamed. Not thread-safe unless HDF5 was built so.
+ *
+ * Set `size` of a struct before a call that fills it. HDF5 can crash on damaged files, so every
+ * reader first reads the file in a child process (fork), and in the caller's only if that went
+ * well.
  */
 #ifndef GDN_IO_H
 #define GDN_IO_H
@@ -53,14 +57,15 @@ typedef enum gdn_io_kind {
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_file_kind(const char *path, gdn_io_kind *kind);
 
-/* Reads and checks a case: shapes, finite values, g <= 0, cu_seqlens. */
+/* Reads and checks a case: shapes, finite values, g <= 0, cu_seqlens. The same rules hold for
+ * writing. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_case_read(const char *path, gdn_io_case *out);
 /* Writes float32 datasets if every value is a float32, float64 otherwise. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_case_write(const char *path, const gdn_io_case *in);
 GDN_API void gdn_io_case_free(gdn_io_case *c);
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_result_read(const char *path, gdn_io_result *out);
-/* float64 datasets if in->dtype is "fp64", float32 otherwise. */
+/* float64 datasets if in->dtype is "fp64", float32 otherwise. BAD_DATA: a value is not finite. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_result_write(const char *path, const gdn_io_result *in);
 GDN_API void gdn_io_result_free(gdn_io_result *r);
 
@@ -137,8 +142,9 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_open(const char *path, gdn_io
 GDN_API void gdn_io_dataset_close(gdn_io_dataset *dataset);
 GDN_API int32_t gdn_io_dataset_vocab(const gdn_io_dataset *dataset);
 GDN_API int64_t gdn_io_dataset_tokens(const gdn_io_dataset *dataset, gdn_io_split split);
-/* Entropies of the held-out tokens in nats a token under the training split's counts (add-one
- * smoothing for unseen tokens; bigram interpolated with unigram): what a model has to beat. */
+/* Entropies of the held-out tokens in nats a token under the training split's counts: what a model
+ * has to beat. Unigram with add-one smoothing; bigram interpolated with it after Witten and Bell
+ * (formulas in README.md). INVALID_ARGUMENT if a split is empty. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_entropy(const gdn_io_dataset *dataset,
                                                            double *unigram, double *bigram);
 /* Tokens [first, first + count) of a split. */
