@@ -111,7 +111,8 @@ gdn_status gdni_attr_write_text(const gdni_writer *writer, const char *name, con
 gdn_status gdni_attr_write_int(const gdni_writer *writer, const char *name, int64_t value);
 gdn_status gdni_attr_write_real(const gdni_writer *writer, const char *name, double value);
 
-/* ---- Datasets (tensor.c) -----------------------------------------------------------------------
+/* ---- Datasets (tensor.c, tensor_write.c, values.c)
+ * -----------------------------------------------------------------------
  */
 
 enum {
@@ -170,6 +171,8 @@ gdn_status gdni_check_finite(gdn_status status, const char *path, const char *na
                              const gdni_shape *shape, const double *data);
 /* Whether float32 holds every value. */
 int gdni_fits_float(const double *data, int64_t count);
+/* "[T, Hk, K] = [?, 2, 128]" */
+void gdni_format_shape(const gdni_shape *shape, char *text, size_t size);
 /* "[3, 0, 17]" of a flat index. */
 void gdni_format_index(const gdni_shape *shape, int64_t flat, char *text, size_t size);
 

@@ -1,46 +1,10 @@
-/* Datasets: checked before anything is allocated. */
+/* Reading datasets: checked before anything is allocated. */
 #include "internal.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* A chunk carries one checksum and is read whole. */
-enum {
-    CHUNK_BYTES = 1 << 20
-};
-
-int64_t gdni_shape_count(const gdni_shape *shape) {
-    int64_t count = 1;
-    for (int32_t i = 0; i < shape->ndim; ++i)
-        count *= shape->dim[i];
-    return count;
-}
-
-/* "[T, Hk, K] = [?, 2, 128]" */
-static void format_shape(const gdni_shape *shape, char *text, size_t size) {
-    size_t used = (size_t)snprintf(text, size, "%s%s[", shape->symbols ? shape->symbols : "",
-                                   shape->symbols ? " = " : "");
-    for (int32_t i = 0; i < shape->ndim && used < size; ++i) {
-        const char *comma = i ? ", " : "";
-        used += (size_t)(shape->dim[i] < 0 ? snprintf(text + used, size - used, "%s?", comma)
-                                           : snprintf(text + used, size - used, "%s%" PRId64, comma,
-                                                      shape->dim[i]));
-    }
-    if (used < size)
-        snprintf(text + used, size - used, "]");
-}
-
-void gdni_format_index(const gdni_shape *shape, int64_t flat, char *text, size_t size) {
-    gdni_shape index = {NULL, shape->ndim, {0}};
-    for (int32_t i = shape->ndim - 1; i >= 0; --i) {
-        index.dim[i] = flat % shape->dim[i];
-        flat /= shape->dim[i];
-    }
-    format_shape(&index, text, size);
-}
 
 /* H5Lexists wants every group on the way to exist. */
 gdn_status gdni_tensor_exists(const gdni_file *file, const char *name, int *exists) {
@@ -140,8 +104,8 @@ static gdn_status check_shape(const gdni_file *file, const char *name, hid_t spa
         match = match && (shape->dim[i] < 0 || shape->dim[i] == found.dim[i]);
     }
     if (!match) {
-        format_shape(shape, expected, sizeof(expected));
-        format_shape(&found, got, sizeof(got));
+        gdni_format_shape(shape, expected, sizeof(expected));
+        gdni_format_shape(&found, got, sizeof(got));
         if (ndim > GDNI_MAX_DIMS)
             snprintf(got, sizeof(got), "rank %d", ndim);
         return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
@@ -187,7 +151,7 @@ gdn_status gdni_check_storage(const gdni_file *file, const char *name, hid_t dat
         overflow |= __builtin_mul_overflow(bytes, shape->dim[i], &bytes);
     if (overflow || bytes > limit) {
         char declared[160];
-        format_shape(shape, declared, sizeof(declared));
+        gdni_format_shape(shape, declared, sizeof(declared));
         return gdni_io_fail(GDN_STATUS_BAD_FILE, file->path,
                             "dataset %s: expected values of shape %s, found a file of %" PRId64
                             " bytes, too few for them",
@@ -305,26 +269,6 @@ gdn_status gdni_tensor_read_rows(const gdni_file *file, const char *name, gdni_c
     return status;
 }
 
-gdn_status gdni_check_finite(gdn_status status, const char *path, const char *name,
-                             const gdni_shape *shape, const double *data) {
-    const int64_t count = gdni_shape_count(shape);
-    char index[100];
-    for (int64_t i = 0; i < count; ++i)
-        if (!isfinite(data[i])) {
-            gdni_format_index(shape, i, index, sizeof(index));
-            return gdni_io_fail(status, path, "dataset %s: expected finite values, found %g at %s",
-                                name, data[i], index);
-        }
-    return GDN_STATUS_OK;
-}
-
-int gdni_fits_float(const double *data, int64_t count) {
-    for (int64_t i = 0; i < count; ++i)
-        if ((double)(float)data[i] != data[i])
-            return 0;
-    return 1;
-}
-
 gdn_status gdni_tensor_read_real(const gdni_file *file, const char *name, gdni_shape *shape,
                                  double **data) {
     GDN_TRY(gdni_tensor_read(file, name, GDNI_REAL, shape, H5T_NATIVE_DOUBLE, (void **)data));
@@ -334,42 +278,5 @@ gdn_status gdni_tensor_read_real(const gdni_file *file, const char *name, gdni_s
         free(*data);
         *data = NULL;
     }
-    return status;
-}
-
-gdn_status gdni_tensor_write(const gdni_writer *writer, const char *name, const gdni_shape *shape,
-                             hid_t file_type, hid_t memory_type, const void *data) {
-    gdn_status status = GDN_STATUS_OK;
-    hsize_t dim[GDNI_MAX_DIMS], chunk[GDNI_MAX_DIMS];
-    hsize_t room = CHUNK_BYTES / H5Tget_size(file_type);
-    const int64_t count = gdni_shape_count(shape);
-    for (int32_t i = shape->ndim - 1; i >= 0; --i) {
-        dim[i] = (hsize_t)shape->dim[i];
-        chunk[i] = dim[i] < room ? dim[i] : room;
-        room = chunk[i] ? room / chunk[i] : 0;
-        room = room ? room : 1;
-    }
-    const hid_t space =
-        shape->ndim ? H5Screate_simple(shape->ndim, dim, NULL) : H5Screate(H5S_SCALAR);
-    const hid_t creation = H5Pcreate(H5P_DATASET_CREATE), links = H5Pcreate(H5P_LINK_CREATE);
-    H5Pset_create_intermediate_group(links, 1);
-    if (shape->ndim == 0) {
-        H5Pset_layout(creation, H5D_COMPACT); /* part of the header and its checksum */
-    } else if (count) {
-        H5Pset_chunk(creation, shape->ndim, chunk);
-        H5Pset_fletcher32(creation);
-    }
-    const hid_t dataset =
-        H5Dcreate2(writer->id, name, file_type, space, links, creation, H5P_DEFAULT);
-    if (dataset < 0 ||
-        (count && H5Dwrite(dataset, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0))
-        status = gdni_h5_fail(GDN_STATUS_IO_ERROR, writer->target, "dataset %s: cannot be written",
-                              name);
-    if (dataset >= 0 && H5Dclose(dataset) < 0 && status == GDN_STATUS_OK)
-        status = gdni_h5_fail(GDN_STATUS_IO_ERROR, writer->target, "dataset %s: cannot be written",
-                              name);
-    H5Pclose(links);
-    H5Pclose(creation);
-    H5Sclose(space);
     return status;
 }
