@@ -171,7 +171,10 @@ gdn_status gdni_config_read(gdni_config *config, const char *path) {
     if (!file)
         return gdni_fail(GDN_STATUS_BAD_FILE, "%s: cannot read: %s", path, strerror(errno));
     const int line = ini_parse_file(file, on_key, &r);
+    const int unreadable = ferror(file); /* a directory, say */
     fclose(file);
+    if (unreadable)
+        return gdni_fail(GDN_STATUS_BAD_FILE, "%s: cannot read it as a file", path);
     if (!line)
         return GDN_STATUS_OK;
     if (line > 0)

@@ -39,7 +39,8 @@ def layer_weights(rng, naming, Hk, Hv, K, V, D, W):
     def draw(*shape):
         return rng.standard_normal(shape).astype(np.float32) / 4
 
-    w = {"in_proj_qkvz.weight": draw(2 * (Hk * K + Hv * V), D), "in_proj_ba.weight": draw(2 * Hv, D)}
+    w = {"in_proj_qkvz.weight": draw(2 * (Hk * K + Hv * V), D),
+         "in_proj_ba.weight": draw(2 * Hv, D)}
     if naming == "qwen3.5":
         grouped = w.pop("in_proj_qkvz.weight").reshape(Hk, -1, D)
         parts = np.split(grouped, np.cumsum([K, K, r * V]), axis=1)
