@@ -35,7 +35,7 @@ typedef struct cli_options {
     uint64_t seed;
     const char *result;
     int all;
-    int32_t ranks; /* 0: not given */
+    int32_t ranks;  /* 0: not given */
     gdn_dist *dist; /* NULL: alone; not parsed */
     int tolerances;
     cli_tolerance tolerance[CLI_MAX_TOLERANCES];
