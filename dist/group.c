@@ -114,8 +114,10 @@ static gdn_status set_up(gdn_dist *dist, setup *s) {
              "library version %u; sequence_ranks %d; deadline %g; wait_limit %g",
              (unsigned)gdn_version(), s->config.sequence_ranks, s->config.deadline,
              s->config.wait_limit);
-    GDN_TRY(gdni_agree(dist->transports[GDN_DIST_WORLD], check_values(s), "gdn_dist_create", text,
-                       &shared));
+    const gdn_status status = gdni_agree(dist->transports[GDN_DIST_WORLD], check_values(s),
+                                         "gdn_dist_create", text, &shared);
+    if (status != GDN_STATUS_OK)
+        return shared ? gdni_dist_shared(dist, status) : status;
     const int width = s->config.sequence_ranks, place = s->rank % width;
     GDN_TRY(make_subgroup(dist, s, GDN_DIST_SEQUENCE, s->rank - place, 1, width));
     return make_subgroup(dist, s, GDN_DIST_DATA, place, width, s->ranks / width);

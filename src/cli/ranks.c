@@ -17,44 +17,84 @@ int32_t cli_ranks(gdn_dist *dist) {
     return dist ? gdn_dist_ranks(dist, GDN_DIST_WORLD) : 1;
 }
 
-/* The first line of what a command printed, without "gdn ". */
+/* The first line of what a command printed, without "gdn " or "gdn: ". */
 static char *first_line(char *text) {
     text[strcspn(text, "\n")] = '\0';
+    if (!strncmp(text, "gdn: ", 5))
+        return text + 5;
     return strncmp(text, "gdn ", 4) ? text : text + 4;
 }
 
+/* What is printed on stderr between begin and end, kept in text. */
+typedef struct capture {
+    FILE *before;
+    char *text;
+    size_t size;
+} capture;
+
+static int begin_capture(capture *c) {
+    FILE *kept;
+    *c = (capture){.before = stderr};
+    kept = open_memstream(&c->text, &c->size);
+    if (kept)
+        stderr = kept;
+    return kept != NULL;
+}
+
+static void end_capture(capture *c) {
+    fclose(stderr);
+    stderr = c->before;
+}
+
 static int run_rank(cli_ranked run, int argc, char **argv, gdn_dist *dist) {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *errors = stderr, *kept = open_memstream(&text, &size);
-    if (!kept || (cli_rank(dist) > 0 && !freopen("/dev/null", "w", stdout)))
+    capture c;
+    if (!begin_capture(&c) || (cli_rank(dist) > 0 && !freopen("/dev/null", "w", stdout)))
         gdn_dist_abort(dist, CLI_FAILED, "no memory for messages, or no /dev/null");
-    stderr = kept;
     const int code = run(argc, argv, dist);
-    fclose(kept);
-    stderr = errors;
-    if (code != CLI_OK && *text)
-        gdn_dist_abort(dist, code, first_line(text));
+    end_capture(&c);
+    if (code != CLI_OK && *c.text)
+        gdn_dist_abort(dist, code, first_line(c.text));
     if (cli_rank(dist) == 0)
-        fputs(text, stderr);
-    free(text);
+        fputs(c.text, stderr);
+    free(c.text);
     return code;
 }
 
-int cli_over_ranks(const char *command, cli_ranked run, int argc, char **argv) {
+static int create(gdn_dist **dist, const cli_rank_settings *settings) {
     gdn_dist_config config = GDN_DIST_CONFIG_INIT;
+    config.sequence_ranks = settings->sequence_ranks;
+    config.deadline = settings->deadline;
+    config.wait_limit = PATIENCE;
+    const gdn_status status = gdn_dist_create(dist, &config);
+    if (status != GDN_STATUS_OK && *dist)
+        gdn_dist_abort(*dist, cli_exit_code(status), NULL);
+    return status == GDN_STATUS_OK ? CLI_OK : cli_report(status);
+}
+
+int cli_over_ranks(const char *command, cli_rank_setup setup, cli_ranked run, int argc,
+                   char **argv) {
+    cli_rank_settings settings = {0, 0.0};
     gdn_dist *dist = NULL;
     int32_t started = 0;
-    CLI_TRY(gdn_dist_start(0.0, &started));
+    int code = CLI_OK;
+    capture c = {0};
+    if (setup && begin_capture(&c)) {
+        /* What is wrong with the arguments, run finds again, and all ranks can hear of it. */
+        code = setup(argc, argv, &settings);
+        end_capture(&c);
+        free(c.text);
+    }
+    if (code != CLI_OK)
+        settings = (cli_rank_settings){0, 0.0};
+    CLI_TRY(gdn_dist_start(settings.deadline, &started));
     if (!started)
         return run(argc, argv, NULL);
-    config.wait_limit = PATIENCE;
-    const gdn_status status = gdn_dist_create(&dist, &config);
-    if (status != GDN_STATUS_OK)
-        gdn_dist_abort(dist, cli_exit_code(status), NULL);
+    code = create(&dist, &settings);
+    if (code != CLI_OK)
+        return code;
     gdn_dist_note(dist, command);
-    const int code = run_rank(run, argc, argv, dist);
+    code = run_rank(run, argc, argv, dist);
     gdn_dist_destroy(dist);
-    gdn_dist_finish(0.0);
+    gdn_dist_finish(settings.deadline);
     return code;
 }

@@ -3,7 +3,8 @@
 
 #include <stdlib.h>
 
-int cli_over_ranks(const char *command, cli_ranked run, int argc, char **argv) {
+int cli_over_ranks(const char *command, cli_rank_setup setup, cli_ranked run, int argc,
+                   char **argv) {
     const char *ranks = getenv("OMPI_COMM_WORLD_SIZE");
     if (ranks && atoi(ranks) > 1)
         return cli_usage(command, "started as one of %s ranks, but this build has no MPI", ranks);

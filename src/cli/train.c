@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli.h"
+#include "ranks.h"
 #include "trainer.h"
 
 int cli_train(int argc, char **argv);
@@ -27,14 +27,21 @@ static void print_help(void) {
         "Trains a byte- or BPE-level language model. DIR gets checkpoints (step-....h5), log.txt\n"
         "and log.h5 (see gdn plot). Ctrl-C or SIGTERM finishes the step, writes a checkpoint and\n"
         "exits with 0; a loss that is not finite ends the run with exit code 4.\n\n"
+        "Under mpirun -n P the ranks share every sequence by tokens, for P times the context, or\n"
+        "are groups of --sequence-ranks that do, which share the batch by sequences. A batch is\n"
+        "--batch-tokens in all, the same for any P; losses differ by rounding. Rank 0 writes. "
+        "DATA\n"
+        "and DIR have to be there on every host. A failure of one rank ends all.\n\n"
         "  %-20s configuration file; options given here go before it\n"
         "  %-20s continue from the newest checkpoint of DIR, if it has one: give\n"
         "  %-20s the same command again. Bitwise as if never stopped, with the\n"
         "  %-20s same number of threads\n"
         "  %-20s new run from the weights and AdamW state of a checkpoint, or of\n"
         "  %-20s a folder's newest, on new data, with a schedule of its own\n"
-        "  %-20s stop after step N of the schedule, as Ctrl-C would\n",
-        "--config RUN.ini", "--resume", "", "", "--init-from PATH", "", "--stop-at N");
+        "  %-20s stop after step N of the schedule, as Ctrl-C would\n"
+        "  %-20s under mpirun: a rank silent for so long ends the job [30]\n",
+        "--config RUN.ini", "--resume", "", "", "--init-from PATH", "", "--stop-at N",
+        "--deadline SECONDS");
     for (size_t i = 0; i < count; ++i) {
         if (strcmp(section, keys[i].section))
             printf("\n[%s]\n", keys[i].section);
@@ -45,7 +52,9 @@ static void print_help(void) {
     printf("\nexample:\n"
            "  gdn data book.txt -o book.h5\n"
            "  gdn train --data book.h5 --out run --steps 500 --context 128 --sample 200\n"
-           "  gdn train --data book.h5 --out long --init-from run --context 1024 --steps 100\n");
+           "  gdn train --data book.h5 --out long --init-from run --context 1024 --steps 100\n"
+           "  mpirun -n 2 gdn train --data book.h5 --out wide --context 4096 --batch-tokens 4096 "
+           "--threads 1\n");
 }
 
 static const gdni_key *find_key(const char *flag) {
@@ -65,7 +74,25 @@ static int is_path(const char *flag, const char *argument, char *next, const cha
     return 1;
 }
 
-static int parse(int argc, char **argv, gdni_run *run) {
+static int parse_step(const char *text, int64_t *step) {
+    char *end;
+    *step = strtoll(text, &end, 10);
+    if (*end || *step < 1)
+        return cli_usage("train", "--stop-at: expected a step from 1, found '%s'", text);
+    return CLI_OK;
+}
+
+static int parse_deadline(const char *text, double *deadline) {
+    char *end;
+    *deadline = strtod(text, &end);
+    if (end == text || *end || !(*deadline >= 0.5 && *deadline <= 3600.0))
+        return cli_usage("train", "--deadline: expected seconds from 0.5 to 3600, found '%s'",
+                         text);
+    return CLI_OK;
+}
+
+static int parse(int argc, char **argv, gdni_run *run, double *deadline) {
+    int bad = CLI_OK;
     const char *config = NULL;
     for (int i = 1; i + 1 < argc; ++i)
         is_path("--config", argv[i], argv[i + 1], &config);
@@ -80,7 +107,8 @@ static int parse(int argc, char **argv, gdni_run *run) {
             continue;
         }
         const int stop = !strcmp(argv[i], "--stop-at");
-        if (!key && !stop && !is_path("--config", argv[i], next, &config) &&
+        const int limit = !strcmp(argv[i], "--deadline");
+        if (!key && !stop && !limit && !is_path("--config", argv[i], next, &config) &&
             !is_path("--data", argv[i], next, &run->data) &&
             !is_path("--out", argv[i], next, &run->out) &&
             !is_path("--init-from", argv[i], next, &run->init_from))
@@ -89,12 +117,12 @@ static int parse(int argc, char **argv, gdni_run *run) {
             return cli_usage("train", "%s: expected a value, found nothing", argv[i]);
         if (key)
             CLI_TRY(gdni_config_set(&run->config, key, next, argv[i]));
-        if (stop) {
-            char *end;
-            run->stop_at = strtoll(next, &end, 10);
-            if (*end || run->stop_at < 1)
-                return cli_usage("train", "--stop-at: expected a step from 1, found '%s'", next);
-        }
+        if (stop)
+            bad = parse_step(next, &run->stop_at);
+        else if (limit)
+            bad = parse_deadline(next, deadline);
+        if (bad)
+            return bad;
         ++i;
     }
     if (!run->data)
@@ -104,18 +132,48 @@ static int parse(int argc, char **argv, gdni_run *run) {
     return CLI_OK;
 }
 
-int cli_train(int argc, char **argv) {
+static int wants_help(int argc, char **argv) {
+    return argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"));
+}
+
+static int set_up_ranks(int argc, char **argv, cli_rank_settings *settings) {
+    gdni_run run = {0};
+    if (wants_help(argc, argv))
+        return CLI_OK;
+    const int bad = parse(argc, argv, &run, &settings->deadline);
+    settings->sequence_ranks = (int32_t)run.config.sequence_ranks;
+    return bad;
+}
+
+static int train(int argc, char **argv, gdn_dist *dist) {
     gdni_run run = {.interrupted = &interrupted, .screen = stdout};
-    if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+    gdni_ranks ranks;
+    double deadline;
+    if (wants_help(argc, argv)) {
         print_help();
         return CLI_OK;
     }
-    const int bad = parse(argc, argv, &run);
+    const int bad = parse(argc, argv, &run, &deadline);
     if (bad)
         return bad;
+    if (!dist && run.config.sequence_ranks > 1)
+        return cli_usage("train", "--sequence-ranks: expected at most 1 without mpirun, found %lld",
+                         (long long)run.config.sequence_ranks);
+    if (cli_ranks(dist) > 1) {
+        CLI_TRY(gdni_ranks_open(&ranks, dist));
+        run.ranks = &ranks;
+    }
+    if (cli_rank(dist) > 0)
+        run.screen = NULL;
     run.terminal = isatty(STDOUT_FILENO);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     CLI_TRY(gdni_train(&run));
+    if (run.ranks)
+        gdni_ranks_close(run.ranks);
     return CLI_OK;
+}
+
+int cli_train(int argc, char **argv) {
+    return cli_over_ranks("gdn train", set_up_ranks, train, argc, argv);
 }

@@ -16,7 +16,7 @@ typedef struct gdni_config {
     int64_t width, layers, key_heads, value_heads, key_dim, value_dim, conv_width, mlp, tied;
     /* [train] */
     int64_t steps, context, batch_tokens, warmup, seed, eval_every, eval_tokens, checkpoint_every,
-        keep, log_every, threads;
+        keep, log_every, threads, sequence_ranks;
     double lr, min_lr, weight_decay, beta1, beta2, clip;
     /* [sample] */
     int64_t sample_tokens, sample_seed;

@@ -106,19 +106,45 @@ static void place(gdni_lm *lm, gdni_arena *a) {
     lm->entropy_workspace = gdni_arena_take(a, lm->entropy_workspace_size);
     lm->step_norm = gdni_arena_take(a, sizeof(double));
     lm->step_scale = gdni_arena_take(a, sizeof(double));
+    lm->shares = gdni_arena_take(a, lm->ranks ? 2 * sizeof(double) * (size_t)lm->ranks->ranks : 0);
 }
 
 static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-static gdn_status plan(gdni_lm *lm) {
+/* The layer's sizes: this rank's part of T tokens in N sequences. */
+static gdn_status plan_ranks(gdni_lm *lm, int64_t T, int64_t N) {
+    const gdni_part part = gdni_part_of(lm->ranks, N, T / N);
+    gdn_layer group = lm->layer;
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    group.T = part.group_count;
+    group.N = part.group_count / (T / N);
+    GDN_TRY(lm->ranks->plan(lm->ranks, lm->context, &group, part.first - part.group_first,
+                            part.count, &sizes));
+    lm->saved_size = sizes.saved;
+    lm->workspace_size = larger(sizes.forward_workspace, sizes.backward_workspace);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status plan_alone(gdni_lm *lm) {
+    gdn_sizes pass = GDN_SIZES_INIT, loss = GDN_SIZES_INIT;
+    GDN_TRY(gdn_layer_supported(lm->context, &lm->layer));
+    GDN_TRY(gdn_layer_sizes(lm->context, &lm->layer, &pass));
+    GDN_TRY(gdn_layer_sizes(lm->context, &lm->layer_loss, &loss));
+    lm->saved_size = pass.saved;
+    lm->workspace_size =
+        larger(larger(pass.forward_workspace, pass.backward_workspace), loss.forward_workspace);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status plan(gdni_lm *lm, int64_t T, int64_t N) {
     const gdni_lm_shape *s = &lm->shape;
     gdn_layer layer = GDN_LAYER_INIT;
     layer.dtype = s->dtype;
     layer.flags = GDN_LAYER_SAVE_STATES;
-    layer.T = lm->T;
-    layer.N = lm->N;
+    layer.T = T;
+    layer.N = N;
     layer.D = s->width;
     layer.Hk = s->key_heads;
     layer.Hv = s->value_heads;
@@ -129,32 +155,37 @@ static gdn_status plan(gdni_lm *lm) {
     lm->layer = layer;
     lm->layer_loss = layer;
     lm->layer_loss.flags = 0;
-    gdn_sizes pass = GDN_SIZES_INIT, loss = GDN_SIZES_INIT;
-    GDN_TRY(gdn_layer_supported(lm->context, &lm->layer));
-    GDN_TRY(gdn_layer_sizes(lm->context, &lm->layer, &pass));
-    GDN_TRY(gdn_layer_sizes(lm->context, &lm->layer_loss, &loss));
-    lm->saved_size = pass.saved;
-    lm->workspace_size =
-        larger(larger(pass.forward_workspace, pass.backward_workspace), loss.forward_workspace);
+    GDN_TRY(lm->ranks ? plan_ranks(lm, T, N) : plan_alone(lm));
     gdn_cross_entropy entropy = {
         .size = sizeof(entropy), .dtype = s->dtype, .T = lm->T, .D = s->width, .vocab = s->vocab};
     return gdn_cross_entropy_workspace(lm->context, &entropy, &lm->entropy_workspace_size);
 }
 
 gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_lm_shape *shape,
-                          int64_t T, int64_t N) {
+                          int64_t T, int64_t N, gdni_ranks *ranks) {
     gdn_status status = GDN_STATUS_OUT_OF_MEMORY;
     *out = NULL;
     GDNI_REQUIRE(shape->layers >= 1 && shape->width >= 1 && shape->mlp >= 1 && shape->vocab >= 1,
                  "model: layers %d, width %d, mlp %d, vocab %d, expected each 1 or more",
                  shape->layers, shape->width, shape->mlp, shape->vocab);
+    const int64_t groups = ranks ? ranks->ranks / ranks->width : 1,
+                  width = ranks ? ranks->width : 1;
+    GDNI_REQUIRE(
+        N >= groups,
+        "[train] batch_tokens: expected a sequence for each of %lld groups of ranks, found "
+        "%lld",
+        (long long)groups, (long long)N);
+    GDNI_REQUIRE(N / groups * (T / N) >= width,
+                 "[train] batch_tokens: expected a token for each of %lld ranks of a sequence, "
+                 "found %lld",
+                 (long long)width, (long long)(N / groups * (T / N)));
     gdni_lm *lm = calloc(1, sizeof(*lm));
     if (!lm)
         goto memory;
     lm->context = context;
     lm->shape = *shape;
-    lm->T = T;
-    lm->N = N;
+    lm->ranks = ranks;
+    lm->T = gdni_part_of(ranks, N, T / N).count;
     lm->element = gdn_dtype_size(shape->dtype);
     lm->params = calloc((size_t)(3 + shape->layers * GDNI_LM_BLOCK_PARAMS), sizeof(*lm->params));
     lm->blocks = calloc((size_t)shape->layers, sizeof(*lm->blocks));
@@ -167,7 +198,7 @@ gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_
     if (!shape->tied)
         add(lm, "head", GDNI_LM_MATRIX, shape->vocab, shape->width);
     assign_offsets(lm);
-    GDN_TRY_GOTO(plan(lm), failed);
+    GDN_TRY_GOTO(plan(lm, T, N), failed);
     gdni_arena arena = {NULL, 0};
     place(lm, &arena);
     lm->memory = aligned_alloc(ALIGNMENT, arena.used);

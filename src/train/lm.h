@@ -13,6 +13,7 @@
 
 #include "gdn.h"
 #include "gdn_layer.h"
+#include "ranks.h"
 
 #define GDNI_LM_EPS 1e-6
 
@@ -72,8 +73,9 @@ typedef struct gdni_lm_block {
 typedef struct gdni_lm {
     const gdn_context *context;
     gdni_lm_shape shape;
-    int64_t T, N;   /* tokens and sequences of every batch */
-    size_t element; /* bytes */
+    gdni_ranks *ranks; /* NULL: alone */
+    int64_t T;         /* tokens of every batch, on this rank */
+    size_t element;    /* bytes */
     gdni_lm_param *params;
     int32_t param_count;
     int64_t count;   /* elements of a flat buffer, padding between tensors included */
@@ -90,22 +92,30 @@ typedef struct gdni_lm {
     void *workspace, *entropy_workspace;
     size_t entropy_workspace_size;
     double *step_norm, *step_scale;
+    double *shares;    /* [ranks][2]: of each, its sum of losses and how many targets it has */
+    int64_t own_count; /* targets of this rank in the last batch */
+    double own_loss;   /* their mean loss */
+    double own_norm;   /* of this rank's gradient before it was added to the others' */
     void *memory;
 } gdni_lm;
 
-/* Plans and allocates a model for batches of T tokens in N sequences of equal length; parameters
- * are zero. Errors: INVALID_ARGUMENT, UNSUPPORTED, OUT_OF_MEMORY. */
+/*
+ * Plans and allocates a model for batches of T tokens in N sequences of equal length; parameters
+ * are zero. With ranks, all call this and what follows; tokens and targets are those of the rank's
+ * part of the batch (gdni_part_of), loss and gradient those of the whole batch. Errors:
+ * INVALID_ARGUMENT, UNSUPPORTED, OUT_OF_MEMORY.
+ */
 gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_lm_shape *shape,
-                          int64_t T, int64_t N);
+                          int64_t T, int64_t N, gdni_ranks *ranks);
 void gdni_lm_destroy(gdni_lm *lm);
 
 /* Fills the parameters; every tensor's values depend on the seed and its place in the table. */
 void gdni_lm_initialise(gdni_lm *lm, uint64_t seed);
 
-/* Mean cross-entropy over the targets that are not -1. */
+/* Mean cross-entropy over the targets that are not -1, of all ranks. */
 gdn_status gdni_lm_loss(gdni_lm *lm, const int32_t *tokens, const int32_t *targets, double *loss);
 
-/* The same, and its gradient into lm->grad. */
+/* The same, and its gradient into lm->grad. With ranks, a loss that is not finite has none. */
 gdn_status gdni_lm_gradient(gdni_lm *lm, const int32_t *tokens, const int32_t *targets,
                             double *loss);
 

@@ -67,6 +67,18 @@ static gdn_rmsnorm stream_norm(const gdni_lm *lm, int32_t i) {
     return norm_part(lm, index, lm->branch, lm->blocks[i - 1].h_mid, h, y);
 }
 
+static gdn_status layer_forward(gdni_lm *lm, const gdn_layer_tensors *t, int save) {
+    if (lm->ranks)
+        return lm->ranks->forward(lm->ranks, t);
+    return gdn_layer_forward(lm->context, save ? &lm->layer : &lm->layer_loss, t, NULL);
+}
+
+static gdn_status layer_backward(gdni_lm *lm, const gdn_layer_tensors *t) {
+    if (lm->ranks)
+        return lm->ranks->backward(lm->ranks, t);
+    return gdn_layer_backward(lm->context, &lm->layer, t, NULL);
+}
+
 static gdn_status block_forward(gdni_lm *lm, int32_t i, int save) {
     const gdni_lm_block *b = &lm->blocks[i];
     const gdn_layer_weights weights = gdni_lm_layer_weights(lm, lm->param, i);
@@ -76,7 +88,7 @@ static gdn_status block_forward(gdni_lm *lm, int32_t i, int save) {
     t.out = lm->branch;
     t.workspace = lm->workspace;
     t.workspace_size = lm->workspace_size;
-    t.saved = save ? b->saved : NULL;
+    t.saved = save || lm->ranks ? b->saved : NULL; /* other ranks need what is kept there */
     const gdn_rmsnorm norm1 = stream_norm(lm, i);
     const gdn_rmsnorm norm2 =
         norm_part(lm, gdni_lm_index(i, GDNI_LM_NORM2), lm->branch, b->h_in, b->h_mid, b->normed2);
@@ -85,7 +97,7 @@ static gdn_status block_forward(gdni_lm *lm, int32_t i, int save) {
     const gdn_swiglu act = swiglu_part(lm, b);
     const gdn_linear down = linear_part(lm, gdni_lm_index(i, GDNI_LM_DOWN), b->act, lm->branch);
     GDN_TRY(gdn_rmsnorm_forward(lm->context, &norm1, NULL));
-    GDN_TRY(gdn_layer_forward(lm->context, save ? &lm->layer : &lm->layer_loss, &t, NULL));
+    GDN_TRY(layer_forward(lm, &t, save));
     GDN_TRY(gdn_rmsnorm_forward(lm->context, &norm2, NULL));
     GDN_TRY(gdn_linear_forward(lm->context, &up, NULL));
     GDN_TRY(gdn_swiglu_forward(lm->context, &act, NULL));
@@ -132,8 +144,43 @@ static gdn_status block_backward(gdni_lm *lm, int32_t i) {
     GDN_TRY(gdn_swiglu_backward(lm->context, &act, NULL));
     GDN_TRY(gdn_linear_backward(lm->context, &up, NULL));
     GDN_TRY(gdn_rmsnorm_backward(lm->context, &norm2, NULL));
-    GDN_TRY(gdn_layer_backward(lm->context, &lm->layer, &t, NULL));
+    GDN_TRY(layer_backward(lm, &t));
     return gdn_rmsnorm_backward(lm->context, &norm1, NULL);
+}
+
+static void scale(const gdni_lm *lm, void *data, int64_t count, double factor) {
+    for (int64_t i = 0; i < count; ++i) {
+        if (lm->shape.dtype == GDN_DTYPE_FP64)
+            ((double *)data)[i] *= factor;
+        else
+            ((float *)data)[i] *= (float)factor;
+    }
+}
+
+/*
+ * From the mean over this rank's n_r targets to that over all n: loss = sum_r n_r loss_r / n, and
+ * the gradients of the head, from which all others follow, times n_r / n.
+ */
+static gdn_status join_loss(gdni_lm *lm, const int32_t *targets, int backward, double *loss) {
+    const int32_t head = gdni_lm_head(lm);
+    double sum = 0, count = 0;
+    lm->own_count = 0;
+    for (int64_t t = 0; t < lm->T; ++t)
+        lm->own_count += targets[t] >= 0;
+    lm->own_loss = *loss;
+    const double mine[2] = {*loss * (double)lm->own_count, (double)lm->own_count};
+    GDN_TRY(lm->ranks->gather(lm->ranks, mine, lm->shares, sizeof(mine)));
+    for (int32_t r = 0; r < lm->ranks->ranks; ++r) {
+        sum += lm->shares[2 * r];
+        count += lm->shares[2 * r + 1];
+    }
+    *loss = count > 0 ? sum / count : 0;
+    if (!backward)
+        return GDN_STATUS_OK;
+    const double factor = count > 0 ? (double)lm->own_count / count : 0;
+    scale(lm, lm->dnormed, lm->T * lm->shape.width, factor);
+    scale(lm, gdni_lm_at(lm, lm->grad, head), lm->params[head].count, factor);
+    return GDN_STATUS_OK;
 }
 
 static gdn_status run(gdni_lm *lm, const int32_t *tokens, const int32_t *targets, int backward,
@@ -168,6 +215,10 @@ static gdn_status run(gdni_lm *lm, const int32_t *tokens, const int32_t *targets
         entropy.dweight = gdni_lm_at(lm, lm->grad, head);
     }
     GDN_TRY(gdn_cross_entropy_compute(lm->context, &entropy, NULL));
+    if (lm->ranks)
+        GDN_TRY(join_loss(lm, targets, backward, loss));
+    if (lm->ranks && !isfinite(*loss))
+        return GDN_STATUS_OK; /* on all ranks; a NaN does not go on to the others' states */
     if (!backward)
         return GDN_STATUS_OK;
     last.dy = lm->dnormed;
@@ -186,20 +237,30 @@ gdn_status gdni_lm_loss(gdni_lm *lm, const int32_t *tokens, const int32_t *targe
     return run(lm, tokens, targets, 0, loss);
 }
 
-gdn_status gdni_lm_gradient(gdni_lm *lm, const int32_t *tokens, const int32_t *targets,
-                            double *loss) {
-    return run(lm, tokens, targets, 1, loss);
-}
-
-gdn_status gdni_lm_step(gdni_lm *lm, gdni_lm_update *update) {
+/* The gradient's norm and how to scale it, into step_norm and step_scale. */
+static gdn_status measure_gradient(gdni_lm *lm, double clip) {
     const gdn_grad_norm norm = {.size = sizeof(norm),
                                 .dtype = lm->shape.dtype,
                                 .count = lm->count,
-                                .max_norm = update->clip,
+                                .max_norm = clip,
                                 .grad = lm->grad,
                                 .norm = lm->step_norm,
                                 .scale = lm->step_scale};
-    GDN_TRY(gdn_grad_norm_compute(lm->context, &norm, NULL));
+    return gdn_grad_norm_compute(lm->context, &norm, NULL);
+}
+
+gdn_status gdni_lm_gradient(gdni_lm *lm, const int32_t *tokens, const int32_t *targets,
+                            double *loss) {
+    GDN_TRY(run(lm, tokens, targets, 1, loss));
+    if (!lm->ranks || !isfinite(*loss))
+        return GDN_STATUS_OK;
+    GDN_TRY(measure_gradient(lm, 0.0));
+    lm->own_norm = *lm->step_norm;
+    return lm->ranks->sum(lm->ranks, lm->shape.dtype, lm->grad, lm->count);
+}
+
+gdn_status gdni_lm_step(gdni_lm *lm, gdni_lm_update *update) {
+    GDN_TRY(measure_gradient(lm, update->clip));
     update->grad_norm = *lm->step_norm;
     if (!isfinite(update->grad_norm))
         return GDN_STATUS_OK;

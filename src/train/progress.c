@@ -79,7 +79,7 @@ gdn_status gdni_progress_row(gdni_progress *p, const double row[GDNI_LOG_COLUMNS
         fputc('\n', p->screen);
         fflush(p->screen);
     }
-    if (line) {
+    if (line && p->text) {
         print_row(p, p->text, row, 0);
         fputc('\n', p->text);
         fflush(p->text);

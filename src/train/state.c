@@ -10,7 +10,7 @@
 
 enum {
     BUFFERS = 3,      /* model, adam_m, adam_v */
-    OTHERS = 8,       /* entries that are not tensors of the model */
+    OTHERS = 9,       /* entries that are not tensors of the model */
     PROBE = 4096,     /* tokens at either end that make a fingerprint */
     NAME_SIZE = 72,   /* of an entry */
     NAMES_TEXT = 128, /* of the log's columns in one text */
@@ -78,6 +78,11 @@ static gdn_io_entry scalar(const char *name, gdn_io_type type, const void *value
     return (gdn_io_entry){.name = name, .type = type, .ndim = 1, .shape = {1}, .data = value};
 }
 
+static gdn_io_entry ranks_entry(const int64_t *ranks) {
+    return (gdn_io_entry){
+        .name = "run/ranks", .type = GDN_IO_I64, .ndim = 1, .shape = {2}, .data = ranks};
+}
+
 static gdn_io_entry text(const char *name, const char *value) {
     return (gdn_io_entry){.name = name,
                           .type = GDN_IO_TEXT,
@@ -101,6 +106,8 @@ gdn_status gdni_state_write(const char *dir, int64_t keep, const gdni_state *sta
     *e++ = scalar("run/seed", GDN_IO_U64, &state->seed);
     *e++ = scalar("run/threads", GDN_IO_I64, &state->threads);
     *e++ = scalar("run/dataset", GDN_IO_U64, &state->dataset);
+    if (state->ranks[0] > 1)
+        *e++ = ranks_entry(state->ranks);
     *e++ = (gdn_io_entry){.name = "log/values",
                           .type = GDN_IO_F64,
                           .ndim = 2,
@@ -144,6 +151,19 @@ static gdn_status read_scalar(gdn_io_checkpoint *file, const char *name, gdn_io_
     return gdn_io_checkpoint_read(file, &want, value);
 }
 
+/* Runs of one rank do not write it. */
+static gdn_status read_ranks(gdn_io_checkpoint *file, int64_t ranks[2]) {
+    int32_t ndim;
+    int64_t shape[4];
+    const gdn_io_entry want = ranks_entry(NULL);
+    ranks[0] = ranks[1] = 1;
+    if (gdn_io_checkpoint_shape(file, want.name, want.type, &ndim, shape) != GDN_STATUS_OK) {
+        gdni_clear_error();
+        return GDN_STATUS_OK;
+    }
+    return gdn_io_checkpoint_read(file, &want, ranks);
+}
+
 static gdn_status read_config(gdn_io_checkpoint *file, char **config) {
     int32_t ndim;
     gdn_io_entry want = {.name = "config", .type = GDN_IO_TEXT, .ndim = 1};
@@ -179,6 +199,7 @@ gdn_status gdni_state_resume(const char *path, const gdni_config *config, uint64
     GDN_TRY_GOTO(read_scalar(file, "run/seed", GDN_IO_U64, &state->seed), cleanup);
     GDN_TRY_GOTO(read_scalar(file, "run/threads", GDN_IO_I64, &state->threads), cleanup);
     GDN_TRY_GOTO(read_scalar(file, "run/dataset", GDN_IO_U64, &state->dataset), cleanup);
+    GDN_TRY_GOTO(read_ranks(file, state->ranks), cleanup);
     state->step = gdn_io_checkpoint_step(file);
     if (state->dataset != dataset) {
         status = gdni_fail(GDN_STATUS_INVALID_ARGUMENT,

@@ -6,6 +6,7 @@
  *   run/tokens                             data position: tokens seen, over all runs
  *   run/seed                               with run/tokens, all the random state there is
  *   run/threads                            threads that computed it
+ *   run/ranks [2]                          ranks, and ranks a sequence; absent: one
  *   run/dataset                            fingerprint of the dataset
  *   log/values [rows, columns], log/names  the log up to this step
  *   config                                 the configuration as INI text
@@ -24,6 +25,7 @@ typedef struct gdni_state {
     int64_t tokens;
     uint64_t seed, dataset;
     int64_t threads;
+    int64_t ranks[2]; /* all, and those that share a sequence */
 } gdni_state;
 
 /* Identity of a dataset: vocabulary, sizes, first and last tokens of both splits. */

@@ -15,7 +15,9 @@
 
 enum {
     PROMPT_TOKENS = 64,
-    STREAM_SAMPLE = 0x73616d70
+    STREAM_SAMPLE = 0x73616d70,
+    SETTINGS = 1000,    /* characters that ranks compare */
+    COMPARE_EVERY = 100 /* steps between comparisons of the ranks' parameters */
 };
 
 typedef struct trainer {
@@ -31,6 +33,7 @@ typedef struct trainer {
     char *config_text;
     int64_t predicted;  /* held-out tokens that an evaluation predicts */
     int64_t saved_step; /* of the newest checkpoint; -1 = none */
+    int stopping;       /* after this step */
 } trainer;
 
 double gdni_learning_rate(const gdni_config *config, int64_t step) {
@@ -38,6 +41,33 @@ double gdni_learning_rate(const gdni_config *config, int64_t step) {
         return config->lr * (double)step / (double)config->warmup;
     const double part = (double)(step - config->warmup) / (double)(config->steps - config->warmup);
     return config->min_lr + 0.5 * (config->lr - config->min_lr) * (1 + cos(M_PI * part));
+}
+
+/* Rank 0 writes, for all. */
+static int writes(const trainer *t) {
+    return !t->run->ranks || t->run->ranks->rank == 0;
+}
+
+/* Ends a part of the run that a rank may fail in by itself, or do otherwise than the others. */
+static gdn_status agree(trainer *t, gdn_status mine, const char *description) {
+    gdni_ranks *ranks = t->run->ranks;
+    return ranks ? ranks->agree(ranks, mine, description) : mine;
+}
+
+/* Fails where the ranks' copies of the parameters are not the same. */
+static gdn_status compare_parameters(trainer *t, gdn_status mine) {
+    const size_t bytes = (size_t)t->lm->count * t->lm->element;
+    uint64_t hash = 0, word;
+    char text[160];
+    if (!t->run->ranks)
+        return mine;
+    for (size_t i = 0; i < bytes; i += sizeof(word)) { /* padded to more than a word */
+        memcpy(&word, (const char *)t->lm->param + i, sizeof(word));
+        hash = gdni_mix(hash ^ word);
+    }
+    snprintf(text, sizeof(text), "step %lld; tokens %lld; hash of the parameters %016llx",
+             (long long)t->state.step, (long long)t->state.tokens, (unsigned long long)hash);
+    return agree(t, mine, text);
 }
 
 static gdn_status open_dataset(trainer *t) {
@@ -67,15 +97,12 @@ static gdn_status open_model(trainer *t) {
                                  .conv_width = (int32_t)c->conv_width,
                                  .mlp = (int32_t)c->mlp,
                                  .tied = (int32_t)c->tied};
-    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
-    config.backend = GDN_BACKEND_CPU;
-    config.threads = (int32_t)c->threads;
-    GDN_TRY(gdn_context_create(&t->context, &config));
-    GDN_TRY(
-        gdni_lm_create(&t->lm, t->context, &shape, c->batch_tokens, c->batch_tokens / c->context));
-    if (c->sample_tokens)
+    const int64_t N = c->batch_tokens / c->context;
+    const gdni_part part = gdni_part_of(t->run->ranks, N, c->context);
+    GDN_TRY(gdni_lm_create(&t->lm, t->context, &shape, c->batch_tokens, N, t->run->ranks));
+    if (c->sample_tokens && writes(t))
         GDN_TRY(gdni_sampler_create(&t->sampler, t->lm));
-    return gdni_batch_create(&t->batch, c->batch_tokens / c->context, c->context);
+    return gdni_batch_create(&t->batch, N, c->context, part.first, part.count);
 }
 
 static gdn_status make_folder(const char *path) {
@@ -93,6 +120,8 @@ static gdn_status load_state(trainer *t) {
     const gdni_run *run = t->run;
     char path[4096];
     const int64_t threads = gdn_context_threads(t->context);
+    const int64_t ranks = run->ranks ? run->ranks->ranks : 1;
+    const int64_t width = run->ranks ? run->ranks->width : 1;
     const int present = gdni_state_present(run->out);
     GDNI_REQUIRE(!present || run->resume,
                  "--out: %s already holds a run; add --resume to continue it, or name another "
@@ -100,6 +129,8 @@ static gdn_status load_state(trainer *t) {
                  run->out);
     t->saved_step = -1;
     t->state.threads = threads;
+    t->state.ranks[0] = ranks;
+    t->state.ranks[1] = width;
     t->state.seed = (uint64_t)t->config->seed;
     if (present) {
         GDN_TRY(gdn_io_checkpoint_latest(run->out, path, sizeof(path)));
@@ -114,8 +145,10 @@ static gdn_status load_state(trainer *t) {
     } else {
         gdni_lm_initialise(t->lm, t->state.seed);
     }
-    GDN_TRY(make_folder(run->out));
-    GDN_TRY(gdni_progress_open(&t->progress, run->out));
+    if (writes(t)) {
+        GDN_TRY(make_folder(run->out));
+        GDN_TRY(gdni_progress_open(&t->progress, run->out));
+    }
     if (present) {
         gdni_progress_say(&t->progress, "resumed %s at step %lld", path, (long long)t->state.step);
         if (t->state.threads != threads)
@@ -123,7 +156,15 @@ static gdn_status load_state(trainer *t) {
                               "note: %lld threads now, %lld before: the result will differ in "
                               "rounding",
                               (long long)threads, (long long)t->state.threads);
+        if (t->state.ranks[0] != ranks || t->state.ranks[1] != width)
+            gdni_progress_say(&t->progress,
+                              "note: %lld ranks, %lld a sequence, now, %lld, %lld a sequence, "
+                              "before: the result will differ in rounding",
+                              (long long)ranks, (long long)width, (long long)t->state.ranks[0],
+                              (long long)t->state.ranks[1]);
         t->state.threads = threads;
+        t->state.ranks[0] = ranks;
+        t->state.ranks[1] = width;
     } else if (run->init_from) {
         gdni_progress_say(&t->progress, "weights and optimiser state of %s, after %lld updates",
                           run->init_from, (long long)t->state.updates);
@@ -132,40 +173,70 @@ static gdn_status load_state(trainer *t) {
 }
 
 static void describe(trainer *t) {
+    const gdni_ranks *ranks = t->run->ranks;
+    char over[80] = "";
     int64_t parameters = 0;
+    if (ranks)
+        snprintf(over, sizeof(over), " each of %d ranks, %d a sequence", ranks->ranks,
+                 ranks->width);
     for (int32_t i = 0; i < t->lm->param_count; ++i)
         parameters += t->lm->params[i].count;
     gdni_progress_say(&t->progress,
                       "%lld parameters, vocabulary %d, %lld training tokens, %lld held-out tokens "
-                      "to predict, context %lld, %lld tokens a step, %d threads",
+                      "to predict, context %lld, %lld tokens a step, %d threads%s",
                       (long long)parameters, t->lm->shape.vocab,
                       (long long)gdn_io_dataset_tokens(t->dataset, GDN_IO_TRAIN),
                       (long long)t->predicted, (long long)t->config->context,
-                      (long long)t->config->batch_tokens, gdn_context_threads(t->context));
+                      (long long)t->config->batch_tokens, gdn_context_threads(t->context), over);
 }
 
 static gdn_status save(trainer *t) {
     if (!t->state.step)
         return GDN_STATUS_OK;
-    if (t->saved_step != t->state.step)
+    GDN_TRY(compare_parameters(t, GDN_STATUS_OK));
+    if (t->run->ranks)
+        t->run->ranks->note(t->run->ranks, "writing a checkpoint");
+    if (t->saved_step != t->state.step && writes(t))
         GDN_TRY(gdni_state_write(t->run->out, t->config->keep, &t->state, t->lm, &t->progress,
                                  t->config_text));
     t->saved_step = t->state.step;
-    return gdni_progress_save(&t->progress, t->run->out, t->config_text);
+    return writes(t) ? gdni_progress_save(&t->progress, t->run->out, t->config_text)
+                     : GDN_STATUS_OK;
 }
 
-static gdn_status not_finite(trainer *t, int64_t step, const char *what, double value) {
-    char last[64] = "no checkpoint was written";
+static void describe_last(const trainer *t, char *text, size_t size) {
     if (t->saved_step >= 0)
-        snprintf(last, sizeof(last), "the last checkpoint is that of step %lld",
-                 (long long)t->saved_step);
-    gdni_progress_say(&t->progress, "step %lld: %s is %g; stopped", (long long)step, what, value);
-    return gdni_fail(GDN_STATUS_INTERNAL_ERROR,
-                     "step %lld: %s: expected a finite number, found %g; %s in %s", (long long)step,
-                     what, value, last, t->run->out);
+        snprintf(text, size, "the last checkpoint is that of step %lld", (long long)t->saved_step);
+    else
+        snprintf(text, size, "no checkpoint was written");
 }
 
-static gdn_status evaluate(trainer *t, double *heldout) {
+/* own: this rank's part of the value; the rank whose part is not finite is named. */
+static gdn_status not_finite(trainer *t, int64_t step, const char *what, double value, double own) {
+    static const char *const line = "step %lld: %s: expected a finite number, found %g; %s in %s";
+    char last[64];
+    gdn_status mine = GDN_STATUS_OK;
+    describe_last(t, last, sizeof(last));
+    gdni_progress_say(&t->progress, "step %lld: %s is %g; stopped", (long long)step, what, value);
+    if (t->run->ranks && !isfinite(own))
+        mine = gdni_fail(GDN_STATUS_INTERNAL_ERROR, line, (long long)step, what, own, last,
+                         t->run->out);
+    GDN_TRY(agree(t, mine, NULL));
+    return gdni_fail(GDN_STATUS_INTERNAL_ERROR, line, (long long)step, what, value, last,
+                     t->run->out);
+}
+
+/* A pass that failed, such as one that met a NaN between two ranks. */
+static gdn_status failed_pass(trainer *t, int64_t step) {
+    char last[64], line[512];
+    describe_last(t, last, sizeof(last));
+    snprintf(line, sizeof(line), "%s", gdn_last_error());
+    return gdni_fail(GDN_STATUS_INTERNAL_ERROR, "step %lld: %s; %s in %s", (long long)step, line,
+                     last, t->run->out);
+}
+
+/* own: not finite where this rank's part of the loss is not. */
+static gdn_status evaluate(trainer *t, double *heldout, double *own) {
     double sum = 0;
     for (int64_t first = 0, seen = 0; seen < t->predicted; first += t->batch.N) {
         int64_t counted;
@@ -173,6 +244,7 @@ static gdn_status evaluate(trainer *t, double *heldout) {
         GDN_TRY(gdni_batch_heldout(&t->batch, t->dataset, t->predicted, first, &counted));
         GDN_TRY(gdni_lm_loss(t->lm, t->batch.tokens, t->batch.targets, &loss));
         sum += loss * (double)counted;
+        *own += t->lm->own_loss;
         seen += counted;
     }
     *heldout = sum / (double)t->predicted;
@@ -183,7 +255,7 @@ static gdn_status step_once(trainer *t) {
     const gdni_config *c = t->config;
     const int64_t step = t->state.step + 1;
     const double began = gdni_seconds();
-    double loss = 0, heldout = NAN;
+    double loss = 0, heldout = NAN, own = 0;
     gdni_lm_update update = {.count = t->state.updates + 1,
                              .lr = gdni_learning_rate(c, step),
                              .beta1 = c->beta1,
@@ -192,20 +264,22 @@ static gdn_status step_once(trainer *t) {
                              .weight_decay = c->weight_decay,
                              .clip = c->clip};
     GDN_TRY(gdni_batch_draw(&t->batch, t->dataset, t->state.seed, t->state.tokens));
-    GDN_TRY(gdni_lm_gradient(t->lm, t->batch.tokens, t->batch.targets, &loss));
+    if (gdni_lm_gradient(t->lm, t->batch.tokens, t->batch.targets, &loss) != GDN_STATUS_OK)
+        return failed_pass(t, step);
     if (!isfinite(loss))
-        return not_finite(t, step, "loss", loss);
+        return not_finite(t, step, "loss", loss, t->lm->own_loss);
     GDN_TRY(gdni_lm_step(t->lm, &update));
     if (!isfinite(update.grad_norm))
-        return not_finite(t, step, "norm of the gradient", update.grad_norm);
+        return not_finite(t, step, "norm of the gradient", update.grad_norm, t->lm->own_norm);
     t->state.step = step;
     t->state.updates += 1;
     t->state.tokens += c->batch_tokens;
     const double rate = (double)c->batch_tokens / (gdni_seconds() - began);
     if (step == c->steps || (c->eval_every && step % c->eval_every == 0)) {
-        GDN_TRY(evaluate(t, &heldout));
+        if (evaluate(t, &heldout, &own) != GDN_STATUS_OK)
+            return failed_pass(t, step);
         if (!isfinite(heldout))
-            return not_finite(t, step, "held-out loss", heldout);
+            return not_finite(t, step, "held-out loss", heldout, own);
     }
     const double row[GDNI_LOG_COLUMNS] = {[GDNI_LOG_STEP] = (double)step,
                                           [GDNI_LOG_LOSS] = loss,
@@ -216,8 +290,8 @@ static gdn_status step_once(trainer *t) {
                                           [GDNI_LOG_TOKENS] = (double)t->state.tokens};
     GDN_TRY(gdni_progress_row(&t->progress, row));
     if (c->checkpoint_every && step % c->checkpoint_every == 0)
-        GDN_TRY(save(t));
-    return GDN_STATUS_OK;
+        return save(t);
+    return step % COMPARE_EVERY ? GDN_STATUS_OK : compare_parameters(t, GDN_STATUS_OK);
 }
 
 /* Length of the UTF-8 character at text, 0 if it is none or a control character. */
@@ -294,22 +368,55 @@ static gdn_status finish(trainer *t) {
     return GDN_STATUS_OK;
 }
 
+/* An interruption of any rank is one of all, after the same step. */
+static gdn_status look_for_stop(trainer *t) {
+    const gdni_run *run = t->run;
+    float stop = run->interrupted && *run->interrupted;
+    if (run->ranks)
+        GDN_TRY(run->ranks->sum(run->ranks, GDN_DTYPE_FP32, &stop, 1));
+    t->stopping = stop > 0;
+    return GDN_STATUS_OK;
+}
+
+/* What a rank does without the others. */
+static gdn_status prepare(trainer *t) {
+    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
+    config.backend = GDN_BACKEND_CPU;
+    config.threads = (int32_t)t->config->threads;
+    GDN_TRY(gdni_config_check(t->config));
+    GDN_TRY(gdni_config_text(t->config, &t->config_text));
+    GDN_TRY(gdn_context_create(&t->context, &config));
+    return open_dataset(t);
+}
+
+/* The settings have to be the same on all ranks. */
+static gdn_status agree_on_run(trainer *t, gdn_status mine) {
+    char text[SETTINGS];
+    snprintf(text, sizeof(text), "--stop-at %lld; --resume %d; dataset's fingerprint %016llx; %s",
+             (long long)t->run->stop_at, t->run->resume, (unsigned long long)t->state.dataset,
+             t->config_text ? t->config_text : "");
+    for (char *at = text; *at; ++at)
+        *at = *at == '\n' ? ';' : *at;
+    return agree(t, mine, text);
+}
+
 static gdn_status train(trainer *t) {
     const gdni_run *run = t->run;
     const int64_t end =
         run->stop_at && run->stop_at < t->config->steps ? run->stop_at : t->config->steps;
-    GDN_TRY(gdni_config_check(t->config));
-    GDN_TRY(gdni_config_text(t->config, &t->config_text));
-    GDN_TRY(open_dataset(t));
-    GDN_TRY(open_model(t));
-    GDN_TRY(load_state(t));
+    GDN_TRY(agree_on_run(t, prepare(t)));
+    GDN_TRY(agree(t, open_model(t), NULL));
+    GDN_TRY(compare_parameters(t, load_state(t)));
     describe(t);
     t->progress.started = gdni_seconds();
     t->progress.first_step = t->state.step;
-    while (t->state.step < end && !(run->interrupted && *run->interrupted))
+    GDN_TRY(look_for_stop(t));
+    while (t->state.step < end && !t->stopping) {
         GDN_TRY(step_once(t));
+        GDN_TRY(look_for_stop(t));
+    }
     GDN_TRY(save(t));
-    return finish(t);
+    return writes(t) ? finish(t) : GDN_STATUS_OK;
 }
 
 gdn_status gdni_train(const gdni_run *run) {
@@ -320,6 +427,8 @@ gdn_status gdni_train(const gdni_run *run) {
     t.progress.log_every = run->config.log_every;
     const gdn_status status = train(&t);
     gdni_progress_close(&t.progress);
+    if (status != GDN_STATUS_OK && run->ranks)
+        return status; /* messages may still arrive in this memory: the job is about to end */
     gdni_batch_free(&t.batch);
     gdni_sampler_destroy(t.sampler);
     gdni_lm_destroy(t.lm);

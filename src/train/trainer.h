@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include "config.h"
+#include "ranks.h"
 
 typedef struct gdni_run {
     gdni_config config;
@@ -15,13 +16,16 @@ typedef struct gdni_run {
     const volatile sig_atomic_t *interrupted; /* set by a signal: finish the step and stop */
     FILE *screen;                             /* NULL: quiet */
     int terminal;
+    gdni_ranks *ranks; /* NULL: alone */
 } gdni_run;
 
 /*
  * Runs to the end, to stop_at or to an interruption; each leaves a checkpoint, log.h5 and log.txt.
  * A resumed run computes what an uninterrupted one would have, bit for bit, with the same number of
  * threads. A loss or gradient that is not finite: INTERNAL_ERROR names the step, and the last
- * checkpoint stays.
+ * checkpoint stays. With ranks, all call it; rank 0 writes, and the parameters, of which every rank
+ * has a copy, are compared where checkpoints are written. All stop after the same step. A failure
+ * that is not of all ranks leaves the others waiting: the caller then ends the job.
  */
 gdn_status gdni_train(const gdni_run *run);
 

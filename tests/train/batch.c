@@ -31,7 +31,7 @@ static void check_heldout(gdn_io_dataset *dataset, const unsigned char *text, in
     const int64_t base = gdn_io_dataset_tokens(dataset, GDN_IO_TRAIN);
     gdni_batch batch = {0};
     int64_t next = 1, counted = 1, good = 1;
-    const gdn_status made = gdni_batch_create(&batch, N, context);
+    const gdn_status made = gdni_batch_create(&batch, N, context, 0, N * context);
     CHECK(made == GDN_STATUS_OK, "%s", gdn_last_error());
     for (int64_t first = 0; counted; first += N) {
         const gdn_status status = gdni_batch_heldout(&batch, dataset, predicted, first, &counted);
@@ -54,9 +54,9 @@ static void check_draws(gdn_io_dataset *dataset, const unsigned char *text) {
     gdni_batch a = {0}, b = {0};
     const int64_t context = 50, N = 4;
     int shifted = 1;
-    gdn_status status = gdni_batch_create(&a, N, context);
+    gdn_status status = gdni_batch_create(&a, N, context, 0, N * context);
     if (status == GDN_STATUS_OK)
-        status = gdni_batch_create(&b, N, context);
+        status = gdni_batch_create(&b, N, context, 0, N * context);
     if (status == GDN_STATUS_OK)
         status = gdni_batch_draw(&a, dataset, 1, 600);
     if (status == GDN_STATUS_OK)

@@ -68,7 +68,7 @@ static void check_model(const gdn_context *context, int tied) {
     int32_t tokens[TOKENS], targets[TOKENS];
     double loss = NAN, again = NAN;
     gdni_lm *lm = NULL;
-    const gdn_status made = gdni_lm_create(&lm, context, &shape, TOKENS, SEQUENCES);
+    const gdn_status made = gdni_lm_create(&lm, context, &shape, TOKENS, SEQUENCES, NULL);
     CHECK(made == GDN_STATUS_OK, "%s", gdn_last_error());
     if (!lm)
         return;

@@ -29,7 +29,7 @@ static double train(const gdn_context *context, const int32_t *tokens, const int
                                  .tied = 1};
     gdni_lm *lm = NULL;
     double loss = NAN;
-    const gdn_status made = gdni_lm_create(&lm, context, &shape, TOKENS, SEQUENCES);
+    const gdn_status made = gdni_lm_create(&lm, context, &shape, TOKENS, SEQUENCES, NULL);
     CHECK(made == GDN_STATUS_OK, "%s", gdn_last_error());
     if (!lm)
         return loss;

@@ -60,7 +60,7 @@ static void check(gdn_backend backend, gdn_dtype dtype, int tied, double toleran
     }
     gdn_status status = gdn_context_create(&context, &config);
     if (status == GDN_STATUS_OK)
-        status = gdni_lm_create(&lm, context, &shape, TOKENS, 1);
+        status = gdni_lm_create(&lm, context, &shape, TOKENS, 1, NULL);
     if (status == GDN_STATUS_OK)
         status = gdni_sampler_create(&sampler, lm);
     CHECK(status == GDN_STATUS_OK, "%s", gdn_last_error());

@@ -1,0 +1,53 @@
+/*
+ * The ranks of a run. Those of a sequence group, `width` neighbours, share their sequences by
+ * tokens; groups take different sequences of the same batch. Every rank holds all parameters.
+ */
+#ifndef GDNI_TRAIN_RANKS_H
+#define GDNI_TRAIN_RANKS_H
+
+#include "gdn.h"
+#include "gdn_layer.h"
+
+typedef struct gdn_dist gdn_dist;
+typedef struct gdni_ranks gdni_ranks;
+
+/* The calls are collective: over all ranks, or over the sequence group where it says so. */
+struct gdni_ranks {
+    int32_t rank, ranks, width;
+    gdn_dist *dist;
+    void *layer; /* the GDN layer over the sequence group */
+
+    /* Sequence group: plans the layer for T tokens in N sequences, of which this rank has `count`
+     * from token `first` on. */
+    gdn_status (*plan)(gdni_ranks *ranks, const gdn_context *context, const gdn_layer *layer,
+                       int64_t first, int64_t count, gdn_sizes *sizes);
+    gdn_status (*forward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors);
+    gdn_status (*backward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors);
+
+    /* data[count] becomes its sum, added in the order of ranks: the same bits everywhere. */
+    gdn_status (*sum)(gdni_ranks *ranks, gdn_dtype dtype, void *data, int64_t count);
+    /* all: [ranks][bytes] */
+    gdn_status (*gather)(gdni_ranks *ranks, const void *mine, void *all, size_t bytes);
+    /* Fails everywhere where it fails on one, with a line that names the rank, or where the
+     * descriptions ("field value; field value") differ. */
+    gdn_status (*agree)(gdni_ranks *ranks, gdn_status mine, const char *description);
+    /* What this rank is doing, for the line about it should it fall silent. */
+    void (*note)(gdni_ranks *ranks, const char *doing);
+};
+
+/* dist outlives ranks. UNSUPPORTED: no MPI in this build. */
+gdn_status gdni_ranks_open(gdni_ranks *ranks, gdn_dist *dist);
+void gdni_ranks_close(gdni_ranks *ranks);
+
+/*
+ * This rank's part of a batch of N sequences of `context` tokens: tokens [first, first + count) of
+ * the batch. group: the tokens of all its sequence group. ranks NULL: all of it.
+ */
+typedef struct gdni_part {
+    int64_t first, count;
+    int64_t group_first, group_count;
+} gdni_part;
+
+gdni_part gdni_part_of(const gdni_ranks *ranks, int64_t N, int64_t context);
+
+#endif /* GDNI_TRAIN_RANKS_H */

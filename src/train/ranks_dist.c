@@ -1,0 +1,64 @@
+/* The ranks of a run, over gdn_dist. */
+#include "error.h"
+#include "gdn_dist.h"
+#include "ranks.h"
+
+static gdn_status plan(gdni_ranks *r, const gdn_context *context, const gdn_layer *layer,
+                       int64_t first, int64_t count, gdn_sizes *sizes) {
+    gdn_shard shard = GDN_SHARD_INIT;
+    gdn_dist_layer *made = NULL;
+    shard.T = layer->T;
+    shard.N = layer->N;
+    shard.first = first;
+    shard.count = count;
+    GDN_TRY(gdn_dist_layer_create(&made, r->dist, context, layer, &shard));
+    gdn_dist_layer_destroy(r->layer);
+    r->layer = made;
+    return gdn_dist_layer_sizes(made, sizes);
+}
+
+static gdn_status forward(gdni_ranks *r, const gdn_layer_tensors *tensors) {
+    return gdn_dist_layer_forward(r->layer, tensors, NULL);
+}
+
+static gdn_status backward(gdni_ranks *r, const gdn_layer_tensors *tensors) {
+    return gdn_dist_layer_backward(r->layer, tensors, NULL);
+}
+
+static gdn_status sum(gdni_ranks *r, gdn_dtype dtype, void *data, int64_t count) {
+    gdn_transport *world = gdn_dist_transport(r->dist, GDN_DIST_WORLD);
+    return world->all_reduce(world, dtype, data, count, "summing gradients");
+}
+
+static gdn_status gather(gdni_ranks *r, const void *mine, void *all, size_t bytes) {
+    gdn_transport *world = gdn_dist_transport(r->dist, GDN_DIST_WORLD);
+    return world->all_gather(world, mine, all, bytes, "gathering the loss");
+}
+
+static gdn_status agree(gdni_ranks *r, gdn_status mine, const char *description) {
+    return gdn_dist_agree(r->dist, GDN_DIST_WORLD, mine, "gdn train", description);
+}
+
+static void note(gdni_ranks *r, const char *doing) {
+    gdn_dist_note(r->dist, doing);
+}
+
+gdn_status gdni_ranks_open(gdni_ranks *ranks, gdn_dist *dist) {
+    *ranks = (gdni_ranks){.rank = gdn_dist_rank(dist, GDN_DIST_WORLD),
+                          .ranks = gdn_dist_ranks(dist, GDN_DIST_WORLD),
+                          .width = gdn_dist_ranks(dist, GDN_DIST_SEQUENCE),
+                          .dist = dist,
+                          .plan = plan,
+                          .forward = forward,
+                          .backward = backward,
+                          .sum = sum,
+                          .gather = gather,
+                          .agree = agree,
+                          .note = note};
+    return GDN_STATUS_OK;
+}
+
+void gdni_ranks_close(gdni_ranks *ranks) {
+    gdn_dist_layer_destroy(ranks->layer);
+    ranks->layer = NULL;
+}
