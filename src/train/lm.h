@@ -129,6 +129,10 @@ typedef struct gdni_lm_update {
 /* One AdamW step. Leaves the parameters alone if the gradient's norm is not finite. */
 gdn_status gdni_lm_step(gdni_lm *lm, gdni_lm_update *update);
 
+/* With ranks: fails on all where it fails on one, or where their parameters or what they say of
+ * them ("field value; field value") differ. Alone: mine. */
+gdn_status gdni_lm_compare(gdni_lm *lm, gdn_status mine, const char *text);
+
 /* Tensor of a flat buffer by its place in the table; blocks count from 0. */
 static inline void *gdni_lm_at(const gdni_lm *lm, void *flat, int32_t index) {
     return (char *)flat + (size_t)lm->params[index].offset * lm->element;

@@ -2,9 +2,12 @@
 #include "lm.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "error.h"
 #include "gdn_model.h"
+#include "random.h"
 
 gdn_layer_weights gdni_lm_layer_weights(const gdni_lm *lm, void *flat, int32_t block) {
     gdn_layer_weights w = GDN_LAYER_WEIGHTS_INIT;
@@ -283,4 +286,19 @@ gdn_status gdni_lm_step(gdni_lm *lm, gdni_lm_update *update) {
         GDN_TRY(gdn_adamw_step(lm->context, &adamw, NULL));
     }
     return GDN_STATUS_OK;
+}
+
+gdn_status gdni_lm_compare(gdni_lm *lm, gdn_status mine, const char *text) {
+    const size_t bytes = (size_t)lm->count * lm->element; /* padded to more than a word */
+    uint64_t hash = 0, word;
+    char line[256];
+    if (!lm->ranks)
+        return mine;
+    for (size_t i = 0; i < bytes; i += sizeof(word)) {
+        memcpy(&word, (const char *)lm->param + i, sizeof(word));
+        hash = gdni_mix(hash ^ word);
+    }
+    snprintf(line, sizeof(line), "%s; hash of the parameters %016llx", text,
+             (unsigned long long)hash);
+    return lm->ranks->agree(lm->ranks, mine, line);
 }

@@ -54,20 +54,12 @@ static gdn_status agree(trainer *t, gdn_status mine, const char *description) {
     return ranks ? ranks->agree(ranks, mine, description) : mine;
 }
 
-/* Fails where the ranks' copies of the parameters are not the same. */
-static gdn_status compare_parameters(trainer *t, gdn_status mine) {
-    const size_t bytes = (size_t)t->lm->count * t->lm->element;
-    uint64_t hash = 0, word;
-    char text[160];
-    if (!t->run->ranks)
-        return mine;
-    for (size_t i = 0; i < bytes; i += sizeof(word)) { /* padded to more than a word */
-        memcpy(&word, (const char *)t->lm->param + i, sizeof(word));
-        hash = gdni_mix(hash ^ word);
-    }
-    snprintf(text, sizeof(text), "step %lld; tokens %lld; hash of the parameters %016llx",
-             (long long)t->state.step, (long long)t->state.tokens, (unsigned long long)hash);
-    return agree(t, mine, text);
+/* Fails where the ranks are not at the same place, with the same parameters. */
+static gdn_status compare_ranks(trainer *t, gdn_status mine) {
+    char text[80];
+    snprintf(text, sizeof(text), "step %lld; tokens %lld", (long long)t->state.step,
+             (long long)t->state.tokens);
+    return gdni_lm_compare(t->lm, mine, text);
 }
 
 static gdn_status open_dataset(trainer *t) {
@@ -193,7 +185,7 @@ static void describe(trainer *t) {
 static gdn_status save(trainer *t) {
     if (!t->state.step)
         return GDN_STATUS_OK;
-    GDN_TRY(compare_parameters(t, GDN_STATUS_OK));
+    GDN_TRY(compare_ranks(t, GDN_STATUS_OK));
     if (t->run->ranks)
         t->run->ranks->note(t->run->ranks, "writing a checkpoint");
     if (t->saved_step != t->state.step && writes(t))
@@ -291,7 +283,7 @@ static gdn_status step_once(trainer *t) {
     GDN_TRY(gdni_progress_row(&t->progress, row));
     if (c->checkpoint_every && step % c->checkpoint_every == 0)
         return save(t);
-    return step % COMPARE_EVERY ? GDN_STATUS_OK : compare_parameters(t, GDN_STATUS_OK);
+    return step % COMPARE_EVERY ? GDN_STATUS_OK : compare_ranks(t, GDN_STATUS_OK);
 }
 
 /* Length of the UTF-8 character at text, 0 if it is none or a control character. */
@@ -406,7 +398,7 @@ static gdn_status train(trainer *t) {
         run->stop_at && run->stop_at < t->config->steps ? run->stop_at : t->config->steps;
     GDN_TRY(agree_on_run(t, prepare(t)));
     GDN_TRY(agree(t, open_model(t), NULL));
-    GDN_TRY(compare_parameters(t, load_state(t)));
+    GDN_TRY(compare_ranks(t, load_state(t)));
     describe(t);
     t->progress.started = gdni_seconds();
     t->progress.first_step = t->state.step;

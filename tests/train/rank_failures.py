@@ -1,0 +1,138 @@
+"""rank_failures.py GDN FOLDER MPIRUN [long]: a rank that fails ends the run soon, with one line that names it, a
+failure's exit code and the last checkpoint intact."""
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from support import FLAGS, Checks, arguments, differences, make_data, newest, run
+
+gdn = arguments()
+mpirun, times = sys.argv[3].split(), 10 if "long" in sys.argv[4:] else 1
+c = Checks()
+make_data(gdn)
+DEADLINE, LIMIT, RANKS = 3.0, 10.0, 3
+TRAIN = [gdn, "train", *FLAGS, "--data", "data.h5", "--threads", "1", "--deadline", str(DEADLINE), "--steps", "1000000"]
+rng = random.Random(5)
+seconds = {}
+
+
+def ranks(*commands):
+    """A job of one command a rank."""
+    job = []
+    for i, one in enumerate(commands):
+        job += [":"] * (i > 0) + ["-n", "1", *one]
+    return mpirun + job
+
+
+def start(out, *more):
+    return [*TRAIN, "--out", out, *more]
+
+
+def processes(out):
+    """The ranks' processes, in the order of their start."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().decode().split("\0")
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", file.read())
+        except OSError:
+            continue
+        if words[0] == gdn and out in words and rank:
+            found.append((int(rank[1]), int(pid)))
+    return [pid for _, pid in sorted(found)]
+
+
+def end(name, job, pattern, code, out, began):
+    """Waits for a job that has to fail."""
+    try:
+        errors = job.communicate(timeout=60)[1]
+    except subprocess.TimeoutExpired:
+        job.kill()
+        errors = job.communicate()[1] + "\n(60 s are over)"
+    took = time.monotonic() - began
+    seconds.setdefault(name, []).append(took)
+    lines = [line for line in errors.splitlines() if line.startswith("gdn:")]
+    c.check(took <= LIMIT, f"{name}: {took:.1f} s, expected at most {LIMIT}")
+    c.check(job.returncode == code if code else job.returncode != 0, f"{name}: exit {job.returncode}: {errors}")
+    if pattern:
+        c.check(len(lines) == 1 and re.fullmatch(pattern, lines[0]), f"{name}: expected '{pattern}', found {errors}")
+    else:
+        c.check(not lines and "exited on signal 9" in errors, f"{name}: expected a line of mpirun, found {errors}")
+    time.sleep(0.2)
+    c.check(not processes(out), f"{name}: left behind: {processes(out)}")
+
+
+def fail(name, command, pattern, code, out="none"):
+    began = time.monotonic()
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end(name, job, pattern, code, out, began)
+
+
+def continues(name, out, ranks=2):
+    """The newest checkpoint of a run that ended badly goes on."""
+    step = int(re.search(r"(\d+)\.h5", newest(out))[1])
+    text = run(*mpirun, "-n", str(ranks), *start(out, "--resume", "--stop-at", str(step + 1)))
+    c.check(f"at step {step}" in text and f"stopped after step {step + 1} " in text, f"{name}: {text}")
+
+
+def signalled(name, number, victim, pattern, code):
+    out = f"{name}{victim}"
+    shutil.rmtree(out, ignore_errors=True)
+    job = subprocess.Popen(mpirun + ["-n", str(RANKS), *start(out, "--checkpoint-every", "5")],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "step 20/" not in job.stdout.readline():
+        pass
+    time.sleep(rng.uniform(0, 0.3))
+    os.kill(processes(out)[victim], number)
+    began = time.monotonic()
+    end(name, job, pattern, code, out, began)
+    continues(name, out)
+
+
+def not_finite():
+    shutil.rmtree("nan", ignore_errors=True)
+    fail("nan", mpirun + ["-n", "2", *start("nan", "--steps", "50", "--lr", "1e30", "--warmup", "20", "--clip", "0",
+                                            "--weight-decay", "0", "--checkpoint-every", "1")],
+         r"gdn: rank \d: step (\d+): .*(expected a finite number, found -?(nan|inf)|NaN or Inf).*; "
+         r"the last checkpoint is that of step \d+ in nan", 4, "nan")
+    c.check(not differences(newest("nan"), newest("nan")), "nan: checkpoint")
+
+
+def full_disk():
+    shutil.rmtree("full", ignore_errors=True)
+    run(*mpirun, "-n", "2", *start("full", "--stop-at", "5"))
+    more = start("full", "--resume", "--checkpoint-every", "10")
+    fail("full disk", ranks(["bash", "-c", f"ulimit -f 64; exec {' '.join(more)}"], more),
+         r"gdn: rank 0: full/step-000000000010\.h5: cannot write: File too large", 4, "full")
+    c.check(newest("full").endswith("005.h5"), f"full disk: {newest('full')}")
+    continues("full disk", "full")
+
+
+for i in range(times):
+    signalled("kill", signal.SIGKILL, i % RANKS if times > 1 else 1, None, None)
+    for victim in (i % RANKS,) if times > 1 else (0, 2):
+        signalled("stop", signal.SIGSTOP, victim,
+                  rf"gdn: rank {victim} stopped answering for [3-9]\.\d s \(last seen in: .+\)", 4)
+    not_finite()
+    full_disk()
+    fail("no file", ranks(start("none"), [*start("none"), "--data", "missing.h5"]),
+         r"gdn: rank 1: missing\.h5: cannot open: No such file or directory", 2)
+    fail("settings", ranks(start("none"), start("none", "--lr", "1")),
+         r'gdn: gdn train: "lr = 0\.005" on rank 0, "lr = 1" on rank 1: expected the same', 2)
+    fail("groups", mpirun + ["-n", "3", *start("none", "--sequence-ranks", "2")],
+         r"gdn: rank 0: gdn_dist_create: sequence_ranks is 2, expected a divisor of the 3 ranks", 2)
+    fail("sequences", mpirun + ["-n", "5", *start("none", "--sequence-ranks", "1")],
+         r"gdn: rank 0: \[train\] batch_tokens: expected a sequence for each of 5 groups of ranks, found 4", 2)
+    fail("usage", mpirun + ["-n", "2", *start("none", "--deadline", "soon")],
+         r"gdn: rank \d: train: --deadline: expected seconds from 0\.5 to 3600, found 'soon' .*", 2)
+c.check(not os.path.exists("none"), "something was written")
+for name, took in seconds.items():
+    print(f"{name:10} {len(took):3} times, {min(took):.1f} to {max(took):.1f} s to exit")
+c.finish()
