@@ -20,5 +20,10 @@ int gdni_cuda_device_info(int device, gdni_device_info *info) {
     info->minor = properties.minor;
     info->multiprocessors = properties.multiProcessorCount;
     info->memory = properties.totalGlobalMem;
+    info->shared_memory = properties.sharedMemPerBlockOptin;
     return 0;
+}
+
+const char *gdni_cuda_error_text(int error) {
+    return cudaGetErrorString(static_cast<cudaError_t>(error));
 }

@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include "gdn.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -12,13 +14,41 @@ typedef struct gdni_device_info {
     char name[256];
     int major, minor; /* compute capability */
     int multiprocessors;
-    size_t memory; /* bytes */
+    size_t memory;        /* bytes */
+    size_t shared_memory; /* bytes that one CTA may have */
 } gdni_device_info;
+
+/* What launches need to know of a device. */
+typedef struct gdni_cuda_device {
+    int ordinal;
+    int multiprocessors;
+    size_t shared_memory;
+} gdni_cuda_device;
 
 /* Number of CUDA devices; 0 without a driver. */
 int gdni_cuda_device_count(void);
 /* 0, or the CUDA error code. */
 int gdni_cuda_device_info(int device, gdni_device_info *info);
+/* CUDA's text for an error code. */
+const char *gdni_cuda_error_text(int error);
+
+/*
+ * The portable backend: problems and tensors as gdni_backend_ops get them, in device memory. Each
+ * call enqueues on stream and returns 0 or the CUDA error code.
+ */
+void gdni_portable_sizes(const gdn_problem *problem, gdn_sizes *sizes);
+/* Bytes of shared memory that a device must give one CTA for this problem. */
+size_t gdni_portable_shared_memory(const gdn_problem *problem);
+int gdni_portable_forward(const gdni_cuda_device *device, const gdn_problem *problem,
+                          const gdn_tensors *tensors, void *stream);
+int gdni_portable_backward(const gdni_cuda_device *device, const gdn_problem *problem,
+                           const gdn_tensors *tensors, void *stream);
+int gdni_portable_segment_forward(const gdni_cuda_device *device, const gdn_problem *problem,
+                                  const gdn_tensors *tensors, const gdn_segment *segment,
+                                  void *stream);
+int gdni_portable_segment_backward(const gdni_cuda_device *device, const gdn_problem *problem,
+                                   const gdn_tensors *tensors, const gdn_segment *segment,
+                                   void *stream);
 
 #ifdef __cplusplus
 }

@@ -30,15 +30,28 @@ gdn_status gdni_copy_struct(const char *name, void *to, size_t known, const void
     return GDN_STATUS_OK;
 }
 
+static gdn_backend default_backend(void) {
+#ifdef GDNI_HAVE_CUDA
+    if (gdn_device_count() > 0)
+        return GDN_BACKEND_CUDA;
+#endif
+    return GDN_BACKEND_CPU;
+}
+
 static const gdni_backend_ops *find_ops(gdn_backend backend) {
     switch (backend) {
     case GDN_BACKEND_REFERENCE:
         return &gdni_reference_ops;
     case GDN_BACKEND_AUTO:
+        break;
     case GDN_BACKEND_CPU:
         return &gdni_cpu_ops;
     case GDN_BACKEND_CUDA:
+#ifdef GDNI_HAVE_CUDA
+        return &gdni_cuda_ops;
+#else
         break;
+#endif
     }
     return NULL;
 }
@@ -55,6 +68,8 @@ gdn_status gdn_context_create(gdn_context **context, const gdn_context_config *c
     GDNI_REQUIRE(c.threads >= 0, "gdn_context_create: threads is %d, expected 0 or more",
                  c.threads);
     GDNI_REQUIRE(c.device >= 0, "gdn_context_create: device is %d, expected 0 or more", c.device);
+    if (c.backend == GDN_BACKEND_AUTO)
+        c.backend = default_backend();
     const gdni_backend_ops *ops = find_ops(c.backend);
     if (!ops)
         return gdni_fail(GDN_STATUS_NO_BACKEND,
@@ -62,10 +77,19 @@ gdn_status gdn_context_create(gdn_context **context, const gdn_context_config *c
     gdn_context *made = calloc(1, sizeof(*made));
     if (!made)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_context_create: out of memory");
-    made->backend = c.backend == GDN_BACKEND_AUTO ? GDN_BACKEND_CPU : c.backend;
+    made->backend = c.backend;
     made->device = c.device;
     made->threads = c.threads ? c.threads : omp_get_max_threads();
     made->ops = ops;
+#ifdef GDNI_HAVE_CUDA
+    if (c.backend == GDN_BACKEND_CUDA) {
+        const gdn_status status = gdni_cuda_context_init(made);
+        if (status != GDN_STATUS_OK) {
+            free(made);
+            return status;
+        }
+    }
+#endif
     *context = made;
     return GDN_STATUS_OK;
 }

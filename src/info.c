@@ -13,7 +13,7 @@ const char *gdn_build_features(void) {
            " blas"
 #endif
 #ifdef GDNI_HAVE_CUDA
-           " cuda-devices"
+           " cuda"
 #endif
         ;
 }

@@ -9,6 +9,8 @@ struct gdn_context {
     gdn_backend backend; /* never AUTO */
     int32_t device;
     int32_t threads; /* >= 1 */
+    int32_t multiprocessors; /* CUDA: of the device */
+    size_t shared_memory;    /* CUDA: bytes that one CTA may have */
     const struct gdni_backend_ops *ops;
 };
 
@@ -32,6 +34,10 @@ typedef struct gdni_backend_ops {
 
 extern const gdni_backend_ops gdni_reference_ops;
 extern const gdni_backend_ops gdni_cpu_ops;
+extern const gdni_backend_ops gdni_cuda_ops; /* in builds with CUDA */
+
+/* Reads the device's properties into a CUDA context; NO_BACKEND without such a device. */
+gdn_status gdni_cuda_context_init(gdn_context *context);
 
 /* Copies a caller's struct of `size` bytes into one of `known` bytes whose defaults are already in
  * place. Fails where the caller was built against a newer header. */

@@ -1,0 +1,3 @@
+#include "backward.cuh"
+
+template cudaError_t gdni::launch_chains<float>(const gdni::Arguments &, bool, bool, cudaStream_t);

@@ -1,0 +1,269 @@
+// What the two serial chains share: work items, stages in shared memory, the state in registers.
+//
+// The state is kept transposed, S^T, in fp32 accumulators: a warp owns 16 of its V rows and all K
+// columns, because the recurrence is independent per column of V. Warps never exchange anything;
+// they share only the chunk's tiles, which the CTA copies one chunk ahead. A CTA is one
+// (sequence, v-head, slice of 16 x warps rows of V).
+//
+// Shared memory, per stage (two where they fit):
+//     K [C][K]   Q [C][K]   Gam o T [C][C]   P [C][C]   V or dO [C][slice]   gates [3][C]
+#pragma once
+
+#include "arguments.h"
+#include "stages.h"
+#include "tile.cuh"
+
+namespace gdni {
+
+template <typename T, int C, int KP>
+struct ChainShape {
+    static constexpr int LD_K = KP + PIECE<T>, LD_C = C + PIECE<T>;
+    static constexpr int MAX_WARPS = 8;
+    static __host__ __device__ int ld_slice(int warps) {
+        return 16 * warps + PIECE<T>;
+    }
+    static __host__ __device__ size_t stage_bytes(int warps, bool with_q) {
+        const size_t pair = sizeof(T) * C * (LD_K + LD_C);
+        return pair * (with_q ? 2 : 1) + sizeof(T) * C * static_cast<size_t>(ld_slice(warps)) +
+               3 * sizeof(float) * C;
+    }
+};
+
+// The tiles of one stage.
+template <typename T, int C, int KP>
+struct ChainStage {
+    T *k, *q, *inverse, *scores, *slice;
+    float *gates;
+
+    __device__ ChainStage(unsigned char *base, int warps, bool with_q) {
+        using Shape = ChainShape<T, C, KP>;
+        k = reinterpret_cast<T *>(base);
+        inverse = k + C * Shape::LD_K;
+        slice = inverse + C * Shape::LD_C;
+        gates = reinterpret_cast<float *>(slice + C * Shape::ld_slice(warps));
+        q = reinterpret_cast<T *>(gates + 3 * C);
+        scores = q + C * Shape::LD_K;
+    }
+};
+
+// Which part of which head a CTA works on.
+struct ChainItem {
+    int64_t sequence, first, last; // its chunks are first .. last - 1
+    int head, slice, warps, v0;    // v0: this warp's first row of V
+    bool active;                   // rows beyond V have no work
+};
+
+__device__ __forceinline__ ChainItem chain_item(const Arguments &a, int64_t index) {
+    ChainItem item;
+    item.warps = blockDim.x / 32;
+    item.slice = static_cast<int>(index % a.slices) * 16 * item.warps;
+    item.head = static_cast<int>(index / a.slices % a.Hv);
+    item.sequence = a.first_sequence + index / a.slices / a.Hv;
+    item.first = a.chunk_start[item.sequence];
+    item.last = a.chunk_start[item.sequence + 1];
+    item.v0 = item.slice + threadIdx.x / 32 * 16;
+    item.active = item.v0 < a.V;
+    return item;
+}
+
+// Copies one chunk into a stage. x is the tensor of V columns: v or do.
+template <typename T, int C, int KP>
+__device__ __forceinline__ void chain_load(const Arguments &a, const ChainItem &item, int64_t index,
+                                           const Tensor &x, bool with_q,
+                                           const ChainStage<T, C, KP> &stage) {
+    using Shape = ChainShape<T, C, KP>;
+    const Chunk chunk = a.chunks[index];
+    const int k_head = item.head / (a.Hv / a.Hk);
+    const int64_t tile = index * a.Hv + item.head;
+    load_tile<C>(stage.k, Shape::LD_K, KP, row_pointer<T>(a.k, chunk.token, k_head), a.k.token,
+                 chunk.rows, a.K, a.k.aligned);
+    load_tile<C>(stage.inverse, Shape::LD_C, C, static_cast<const T *>(a.inverse) + tile * C * C, C,
+                 C, C, true);
+    load_floats(stage.gates, a.gates + tile * GATE_ROWS * C, 3 * C);
+    // Without x the columns are zero.
+    load_tile<C>(stage.slice, Shape::ld_slice(item.warps), 16 * item.warps,
+                 row_pointer<T>(x, chunk.token, item.head) + item.slice, x.token,
+                 x.data ? chunk.rows : 0, a.V - item.slice, x.aligned);
+    if (with_q) {
+        load_tile<C>(stage.q, Shape::LD_K, KP, row_pointer<T>(a.q, chunk.token, k_head), a.q.token,
+                     chunk.rows, a.K, a.q.aligned);
+        load_tile<C>(stage.scores, Shape::LD_C, C, static_cast<const T *>(a.scores) + tile * C * C,
+                     C, C, C, true);
+    }
+    cp_async_commit_group();
+}
+
+// S^T of this warp's rows from [K][V] in fp32.
+template <int KT>
+__device__ __forceinline__ void state_load(float (&s)[KT][4], const Arguments &a,
+                                           const ChainItem &item, const float *states) {
+    clear(s);
+    if (!item.active)
+        return;
+    const float *x = states;
+    if (x)
+        x += (item.sequence * a.Hv + item.head) * a.K * a.V;
+#pragma unroll
+    for (int t = 0; t < KT; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int k = column_of(t, e), v = item.v0 + row_of(e);
+            if (x && k < a.K)
+                s[t][e] = x[static_cast<int64_t>(k) * a.V + v];
+            else if (a.gateless_identity && k == v)
+                s[t][e] = 1.0f;
+        }
+}
+
+template <int KT>
+__device__ __forceinline__ void state_store(const float (&s)[KT][4], const Arguments &a,
+                                            const ChainItem &item, float *states) {
+    if (!states || !item.active)
+        return;
+    float *x = states + ((item.sequence - a.first_stored) * a.Hv + item.head) * a.K * a.V;
+#pragma unroll
+    for (int t = 0; t < KT; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const int k = column_of(t, e), v = item.v0 + row_of(e);
+            if (k < a.K)
+                x[static_cast<int64_t>(k) * a.V + v] = s[t][e];
+        }
+}
+
+// This warp's rows of a tile [V][K] in the problem's dtype.
+template <typename T, int KT>
+__device__ __forceinline__ void state_keep(const float (&s)[KT][4], const Arguments &a,
+                                           const ChainItem &item, int64_t index, void *tiles) {
+    T *x = static_cast<T *>(tiles) + (index * a.Hv + item.head) * a.K * a.V;
+#pragma unroll
+    for (int t = 0; t < KT; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+            const int k = column_of(t, e), v = item.v0 + row_of(e);
+            if (k < a.K)
+                *reinterpret_cast<pair_t<T> *>(x + v * a.K + k) = pack<T>(s[t][e], s[t][e + 1]);
+        }
+}
+
+// This warp's 16 columns of the slice as accumulators, transposed: rows of V by tokens.
+template <typename T, int C, int CT>
+__device__ __forceinline__ void slice_to(float (&x)[CT][4], const T *columns, int ld) {
+#pragma unroll
+    for (int t = 0; t < CT; t += 2)
+        operand_to(operand_load_transposed(columns + t * 8 * ld, ld), x[t], x[t + 1]);
+}
+
+// The inverse of slice_to, then to rows of `to`: through this warp's own columns of the slice.
+template <typename T, int C, int CT>
+__device__ __forceinline__ void slice_store(const float (&x)[CT][4], T *columns, int ld, T *to,
+                                            int64_t stride, int rows, bool aligned) {
+    constexpr int PIECES = 16 / PIECE<T>;
+    __syncwarp();
+#pragma unroll
+    for (int t = 0; t < CT; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            columns[column_of(t, e) * ld + row_of(e)] = from_float<T>(x[t][e]);
+    __syncwarp();
+#pragma unroll
+    for (int i = lane_id(); i < C * PIECES; i += 32) {
+        const int row = i / PIECES, column = i % PIECES * PIECE<T>;
+        if (row >= rows)
+            continue;
+        const T *y = columns + row * ld + column;
+        T *z = to + row * stride + column;
+        if (aligned) {
+            *reinterpret_cast<uint4 *>(z) = *reinterpret_cast<const uint4 *>(y);
+        } else {
+#pragma unroll
+            for (int e = 0; e < PIECE<T>; ++e)
+                z[e] = y[e];
+        }
+    }
+    __syncwarp();
+}
+
+// Scales accumulators: all of them, or column j by factor(j).
+template <int NT>
+__device__ __forceinline__ void scale_all(float (&c)[NT][4], float factor) {
+#pragma unroll
+    for (int t = 0; t < NT; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            c[t][e] *= factor;
+}
+template <int NT, typename Factor>
+__device__ __forceinline__ void scale_columns(float (&c)[NT][4], Factor factor) {
+#pragma unroll
+    for (int t = 0; t < NT; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            c[t][e] *= factor(column_of(t, e));
+}
+
+// Runs `step(index, stage)` over the item's chunks, backwards if `reverse`, each one's tiles in
+// shared memory.
+template <typename T, int C, int KP, typename Step>
+__device__ __forceinline__ void chain_run(const Arguments &a, const ChainItem &item,
+                                          const Tensor &x, bool with_q, bool reverse, Step step) {
+    extern __shared__ __align__(16) unsigned char shared[];
+    const size_t bytes = ChainShape<T, C, KP>::stage_bytes(item.warps, with_q);
+    const int64_t count = item.last - item.first;
+    const auto index = [&](int64_t i) { return reverse ? item.last - 1 - i : item.first + i; };
+    const auto stage = [&](int64_t i) {
+        return ChainStage<T, C, KP>(shared + (a.stages == 2 ? i % 2 * bytes : 0), item.warps,
+                                    with_q);
+    };
+    if (count > 0)
+        chain_load(a, item, index(0), x, with_q, stage(0));
+    for (int64_t i = 0; i < count; ++i) {
+        cp_async_wait_group<0>();
+        __syncthreads();
+        if (a.stages == 2 && i + 1 < count)
+            chain_load(a, item, index(i + 1), x, with_q, stage(i + 1));
+        if (item.active)
+            step(index(i), stage(i));
+        if (a.stages == 1 && i + 1 < count) {
+            __syncthreads();
+            chain_load(a, item, index(i + 1), x, with_q, stage(i + 1));
+        }
+    }
+}
+
+// How many warps a CTA gets, and how many chunks lie in shared memory. The cost model: a chunk
+// costs a CTA of w warps max(1650, 520 w) + 700 cycles (tensor work of a warp on its own scheduler;
+// shared memory, which all warps read in full), and CTAs run in waves of as many as fit.
+struct ChainPlan {
+    int warps, stages;
+    int64_t slices;
+    size_t shared;
+};
+
+template <typename StageBytes>
+ChainPlan chain_plan(const Arguments &a, int64_t chains, StageBytes stage_bytes) {
+    ChainPlan best = {0, 0, 0, 0};
+    double best_cost = 0.0;
+    for (int warps = 2; warps <= 8; warps *= 2)
+        for (int stages = 1; stages <= 2; ++stages) {
+            const size_t bytes = static_cast<size_t>(stages) * stage_bytes(warps);
+            if (bytes > a.shared_memory)
+                continue;
+            const int64_t slices = (a.V + 16 * warps - 1) / (16 * warps);
+            const int resident = bytes * 2 <= a.shared_memory && warps <= 4 ? 2 : 1;
+            const int64_t ctas = chains * slices;
+            const int64_t together = (ctas + a.multiprocessors - 1) / a.multiprocessors;
+            const double busy = static_cast<double>(together < resident ? together : resident);
+            const double waves = static_cast<double>((together + resident - 1) / resident);
+            const double all = busy * warps;
+            const double one = (520.0 * all > 1650.0 ? 520.0 * all : 1650.0) +
+                               (stages == 2 || busy > 1 ? 700.0 : 2000.0);
+            if (best.warps == 0 || waves * one < best_cost * 0.98) {
+                best = {warps, stages, slices, bytes};
+                best_cost = waves * one;
+            }
+        }
+    return best;
+}
+
+} // namespace gdni

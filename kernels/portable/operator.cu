@@ -1,0 +1,402 @@
+// The portable backend's operator: lays out workspace and `saved`, then enqueues the stages.
+//
+//     forward            index, [normalise], prepare, forward chain, [padding]
+//     backward           index, [normalise], prepare unless saved, chains, gradients,
+//                        [through the norm], [sum of the splits], [padding]
+//     segment_forward    index, [normalise], prepare, chain of states of the last sequence;
+//                        for M the same in fp32 with g = 0, V = K, S = I, v = 0
+//     segment_backward   index, [normalise], prepare, chain of gradients of the first sequence
+//
+// Workspace, per token and v-head at C = 64 and 16-bit dtypes: 276 bytes of gate tables, inverse and
+// scores (chunks that a sequence does not fill count in full); backward adds 4 K V / 64 + 4 V bytes
+// for both chains' states and for D and E.
+#include "../launch.h"
+#include "stages.h"
+#include "tile.cuh"
+
+#include <algorithm>
+
+namespace gdni {
+
+namespace {
+
+// Hands out pieces of a block of memory; without one it only counts.
+class Arena {
+  public:
+    explicit Arena(void *base) : base_(static_cast<char *>(base)) {
+    }
+    template <typename X>
+    X *take(int64_t count) {
+        const size_t at = used_;
+        used_ += (static_cast<size_t>(count) * sizeof(X) + 255) / 256 * 256;
+        peak_ = std::max(peak_, used_);
+        return base_ ? reinterpret_cast<X *>(base_ + at) : nullptr;
+    }
+    size_t mark() const {
+        return used_;
+    }
+    void release(size_t mark) {
+        used_ = mark;
+    }
+    size_t peak() const {
+        return peak_;
+    }
+
+  private:
+    char *base_;
+    size_t used_ = 0, peak_ = 0;
+};
+
+enum class Call {
+    FORWARD,
+    BACKWARD,
+    SEGMENT_FORWARD,
+    SEGMENT_BACKWARD
+};
+
+#define GDNI_CUDA_TRY(call)                                                                        \
+    do {                                                                                           \
+        const cudaError_t error_ = (call);                                                         \
+        if (error_ != cudaSuccess)                                                                 \
+            return error_;                                                                         \
+    } while (0)
+
+template <typename T>
+Tensor tensor(const void *data, const gdn_strides &s) {
+    const auto whole = [](int64_t bytes) { return bytes % 16 == 0; };
+    const int64_t size = sizeof(T);
+    return {const_cast<void *>(data), s.token, s.head,
+            whole(static_cast<int64_t>(reinterpret_cast<uintptr_t>(data))) &&
+                whole(s.token * size) && whole(s.head * size)};
+}
+
+template <typename T>
+Tensor dense(void *data, int heads, int dim) {
+    return tensor<T>(data, {static_cast<int64_t>(heads) * dim, dim});
+}
+
+template <typename T>
+class Operator {
+  public:
+    Operator(const gdni_cuda_device *device, const gdn_problem &p, const gdn_tensors &t, Call call)
+        : p_(p), t_(t), call_(call), work_(t.workspace), saved_(t.saved), a_() {
+        a_.g = static_cast<const float *>(t.g);
+        a_.beta = static_cast<const float *>(t.beta);
+        a_.cu_seqlens = t.cu_seqlens;
+        a_.T = p.T, a_.N = p.N, a_.Hk = p.Hk, a_.Hv = p.Hv, a_.K = p.K, a_.V = p.V;
+        a_.scale = static_cast<float>(p.scale);
+        a_.sequences = p.N;
+        a_.k = tensor<T>(t.k, p.k_strides);
+        if (call != Call::SEGMENT_FORWARD)
+            a_.q = tensor<T>(t.q, p.q_strides);
+        if (call != Call::SEGMENT_BACKWARD)
+            a_.v = tensor<T>(t.v, p.v_strides);
+        if (device) {
+            a_.multiprocessors = device->multiprocessors;
+            a_.shared_memory = device->shared_memory;
+        }
+        upload_ = t.cu_seqlens && (p.flags & GDN_FLAG_CU_SEQLENS_HOST);
+        norm_ = p.flags & GDN_FLAG_L2NORM_QK;
+        layout();
+    }
+
+    size_t workspace() const {
+        return work_.peak();
+    }
+    size_t saved() const {
+        return saved_.peak();
+    }
+
+    cudaError_t forward(cudaStream_t stream) {
+        a_.o = tensor<T>(t_.o, p_.o_strides);
+        a_.initial_state = static_cast<const float *>(t_.initial_state);
+        a_.final_state = static_cast<float *>(t_.final_state);
+        GDNI_CUDA_TRY(begin(stream));
+        GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
+        GDNI_CUDA_TRY(launch_forward<T>(a_, stream));
+        return padding(stream);
+    }
+
+    cudaError_t backward(cudaStream_t stream) {
+        a_.do_ = tensor<T>(t_.do_, p_.o_strides);
+        a_.dq = tensor<T>(t_.dq, p_.q_strides);
+        a_.dk = tensor<T>(t_.dk, p_.k_strides);
+        a_.dv = tensor<T>(t_.dv, p_.v_strides);
+        a_.initial_state = static_cast<const float *>(t_.initial_state);
+        a_.dht = static_cast<const float *>(t_.dht);
+        a_.dh0 = static_cast<float *>(t_.dh0);
+        float *dg = static_cast<float *>(t_.dg), *dbeta = static_cast<float *>(t_.dbeta);
+        GDNI_CUDA_TRY(begin(stream));
+        if (!(p_.flags & GDN_FLAG_SAVE_INVERSE))
+            GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
+        GDNI_CUDA_TRY(launch_chains<T>(a_, !(p_.flags & GDN_FLAG_SAVE_STATES), true, stream));
+        a_.dg = split_dg_ ? split_dg_ : dg;
+        a_.dbeta = split_dg_ ? split_dbeta_ : dbeta;
+        GDNI_CUDA_TRY(launch_gradients<T>(a_, stream));
+        if (split_dg_)
+            GDNI_CUDA_TRY(
+                launch_sum(dg, dbeta, split_dg_, split_dbeta_, p_.T * p_.Hv, splits(), stream));
+        if (norm_) {
+            GDNI_CUDA_TRY(launch_through_norm<T>(a_, tensor<T>(t_.q, p_.q_strides), p_.Hk, a_.dq32,
+                                                 a_.dq, stream));
+            GDNI_CUDA_TRY(launch_through_norm<T>(a_, tensor<T>(t_.k, p_.k_strides), p_.Hk, a_.dk32,
+                                                 a_.dk, stream));
+        }
+        a_.dg = dg;
+        a_.dbeta = dbeta;
+        return padding(stream);
+    }
+
+    cudaError_t segment_forward(const gdn_segment &s, cudaStream_t stream) {
+        a_.first_sequence = a_.first_stored = p_.N - 1;
+        a_.sequences = 1;
+        a_.initial_state = static_cast<const float *>(t_.initial_state);
+        a_.final_state = static_cast<float *>(s.exit_state);
+        GDNI_CUDA_TRY(begin(stream));
+        if (s.exit_state) {
+            GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
+            GDNI_CUDA_TRY(launch_chains<T>(a_, true, false, stream));
+        }
+        if (s.log_decay || s.decay_bound)
+            GDNI_CUDA_TRY(launch_decay<T>(a_, static_cast<float *>(s.log_decay),
+                                          static_cast<float *>(s.decay_bound), stream));
+        return s.transfer ? transfer(static_cast<float *>(s.transfer), stream) : cudaSuccess;
+    }
+
+    cudaError_t segment_backward(const gdn_segment &s, cudaStream_t stream) {
+        a_.sequences = 1;
+        a_.do_ = tensor<T>(t_.do_, p_.o_strides);
+        a_.dht = static_cast<const float *>(t_.dht);
+        a_.dh0 = static_cast<float *>(s.entry_gradient);
+        GDNI_CUDA_TRY(begin(stream));
+        GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
+        return launch_chains<T>(a_, false, true, stream);
+    }
+
+  private:
+    int splits() const {
+        return (p_.K + 127) / 128;
+    }
+
+    // Chunk table, gate tables, inverses, scores for chunks of C tokens with elements X.
+    template <typename X>
+    void tiles(Arena &arena, bool scores) {
+        constexpr int64_t C = CHUNK<X>;
+        const int64_t count = a_.max_chunks * p_.Hv;
+        a_.gates = arena.take<float>(count * GATE_ROWS * C);
+        a_.inverse = arena.take<X>(count * C * C);
+        a_.scores = scores ? arena.take<X>(count * C * C) : nullptr;
+    }
+
+    template <typename X>
+    void index() {
+        a_.max_chunks = p_.T / CHUNK<X> + p_.N;
+        a_.chunk_start = work_.take<int64_t>(p_.N + 1);
+        a_.chunks = work_.take<Chunk>(a_.max_chunks);
+    }
+
+    void layout() {
+        constexpr int64_t C = CHUNK<T>;
+        const bool backward = call_ == Call::BACKWARD, forward = call_ == Call::FORWARD;
+        const bool operator_call = forward || backward;
+        if (upload_)
+            cu_ = work_.take<int64_t>(p_.N + 1);
+        const int64_t keys = p_.T * p_.Hk * p_.K;
+        if (norm_) {
+            q_normed_ = a_.q.data || !t_.k ? work_.take<T>(keys) : nullptr;
+            k_normed_ = work_.take<T>(keys);
+        }
+        segment_mark_ = work_.mark();
+        index<T>();
+        const int64_t count = a_.max_chunks * p_.Hv;
+        const bool save_inverse = operator_call && (p_.flags & GDN_FLAG_SAVE_INVERSE);
+        const bool save_states = operator_call && (p_.flags & GDN_FLAG_SAVE_STATES);
+        tiles<T>(save_inverse ? saved_ : work_, true);
+        if (save_states || backward) {
+            Arena &arena = save_states ? saved_ : work_;
+            a_.states = arena.template take<T>(count * p_.K * p_.V);
+            a_.delta = arena.template take<T>(count * C * p_.V);
+        }
+        if (backward) {
+            a_.state_grads = work_.take<T>(count * p_.K * p_.V);
+            a_.delta_grads = work_.take<T>(count * C * p_.V);
+            if (norm_) {
+                a_.dq32 = work_.take<float>(keys);
+                a_.dk32 = work_.take<float>(keys);
+            }
+            if (splits() > 1) {
+                split_dg_ = work_.take<float>(splits() * p_.T * p_.Hv);
+                split_dbeta_ = work_.take<float>(splits() * p_.T * p_.Hv);
+            }
+        }
+        if (call_ == Call::SEGMENT_FORWARD) { // what transfer() takes instead of the above
+            const Arguments kept = a_;
+            transfer_layout();
+            a_ = kept;
+        }
+    }
+
+    float *transfer_layout() {
+        work_.release(segment_mark_);
+        float *keys = work_.take<float>(p_.T * p_.Hk * p_.K);
+        index<float>();
+        tiles<float>(work_, false);
+        return keys;
+    }
+
+    cudaError_t begin(cudaStream_t stream) {
+        if (upload_) {
+            GDNI_CUDA_TRY(launch_upload(cu_, t_.cu_seqlens, p_.N + 1, stream));
+            a_.cu_seqlens = cu_;
+        }
+        if (norm_) {
+            if (a_.q.data) {
+                GDNI_CUDA_TRY(launch_normalise<T>(a_, a_.q, p_.Hk, q_normed_, stream));
+                a_.q = dense<T>(q_normed_, p_.Hk, p_.K);
+            }
+            GDNI_CUDA_TRY(launch_normalise<T>(a_, a_.k, p_.Hk, k_normed_, stream));
+            a_.k = dense<T>(k_normed_, p_.Hk, p_.K);
+        }
+        return launch_index(a_, CHUNK<T>, stream);
+    }
+
+    cudaError_t padding(cudaStream_t stream) {
+        return a_.cu_seqlens ? launch_padding<T>(a_, stream) : cudaSuccess;
+    }
+
+    // M: increments in fp32, gates left out.
+    cudaError_t transfer(float *to, cudaStream_t stream) {
+        float *keys = transfer_layout();
+        GDNI_CUDA_TRY(launch_widen<T>(a_, a_.k, p_.Hk, keys, stream));
+        a_.k = dense<float>(keys, p_.Hk, p_.K);
+        a_.v = {};
+        a_.V = p_.K;
+        a_.gateless_identity = true;
+        a_.initial_state = nullptr;
+        a_.final_state = to;
+        GDNI_CUDA_TRY(launch_index(a_, CHUNK<float>, stream));
+        GDNI_CUDA_TRY(launch_prepare<float>(a_, stream));
+        return launch_chains<float>(a_, true, false, stream);
+    }
+
+    const gdn_problem &p_;
+    const gdn_tensors &t_;
+    Call call_;
+    Arena work_, saved_;
+    Arguments a_;
+    bool upload_ = false, norm_ = false;
+    int64_t *cu_ = nullptr;
+    T *q_normed_ = nullptr, *k_normed_ = nullptr;
+    float *split_dg_ = nullptr, *split_dbeta_ = nullptr;
+    size_t segment_mark_ = 0;
+};
+
+// Makes the context's device current while it lives.
+class DeviceGuard {
+  public:
+    explicit DeviceGuard(int device) {
+        error_ = cudaGetDevice(&before_);
+        if (error_ == cudaSuccess && before_ != device)
+            error_ = cudaSetDevice(device);
+        changed_ = error_ == cudaSuccess && before_ != device;
+    }
+    ~DeviceGuard() {
+        if (changed_)
+            cudaSetDevice(before_);
+    }
+    DeviceGuard(const DeviceGuard &) = delete;
+    DeviceGuard &operator=(const DeviceGuard &) = delete;
+    cudaError_t error() const {
+        return error_;
+    }
+
+  private:
+    int before_ = 0;
+    bool changed_ = false;
+    cudaError_t error_;
+};
+
+template <typename T>
+cudaError_t run(const gdni_cuda_device *device, const gdn_problem &p, const gdn_tensors &t,
+                const gdn_segment *segment, Call call, cudaStream_t stream) {
+    Operator<T> op(device, p, t, call);
+    switch (call) {
+    case Call::FORWARD:
+        return op.forward(stream);
+    case Call::BACKWARD:
+        return op.backward(stream);
+    case Call::SEGMENT_FORWARD:
+        return op.segment_forward(*segment, stream);
+    case Call::SEGMENT_BACKWARD:
+        return op.segment_backward(*segment, stream);
+    }
+    return cudaErrorInvalidValue;
+}
+
+int dispatch(const gdni_cuda_device *device, const gdn_problem *p, const gdn_tensors *t,
+             const gdn_segment *segment, Call call, void *stream) {
+    const DeviceGuard guard(device->ordinal);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    const cudaStream_t s = static_cast<cudaStream_t>(stream);
+    return p->dtype == GDN_DTYPE_BF16   ? run<bf16>(device, *p, *t, segment, call, s)
+           : p->dtype == GDN_DTYPE_FP16 ? run<fp16>(device, *p, *t, segment, call, s)
+                                        : run<float>(device, *p, *t, segment, call, s);
+}
+
+template <typename T>
+void sizes(const gdn_problem &p, gdn_sizes &s) {
+    // cu_seqlens on the host take memory: count them wherever the flag is set.
+    gdn_tensors t = GDN_TENSORS_INIT;
+    static const int64_t some = 0;
+    t.cu_seqlens = &some;
+    const Operator<T> forward(nullptr, p, t, Call::FORWARD), backward(nullptr, p, t, Call::BACKWARD);
+    const Operator<T> segment(nullptr, p, t, Call::SEGMENT_FORWARD);
+    s.forward_workspace = forward.workspace();
+    s.backward_workspace = backward.workspace();
+    s.segment_workspace = segment.workspace();
+    s.saved = forward.saved();
+}
+
+} // namespace
+
+} // namespace gdni
+
+extern "C" {
+
+void gdni_portable_sizes(const gdn_problem *problem, gdn_sizes *sizes) {
+    if (problem->dtype == GDN_DTYPE_FP32)
+        gdni::sizes<float>(*problem, *sizes);
+    else
+        gdni::sizes<gdni::bf16>(*problem, *sizes);
+}
+
+size_t gdni_portable_shared_memory(const gdn_problem *problem) {
+    return problem->dtype == GDN_DTYPE_FP32
+               ? gdni::gradients_shared_memory<float>(problem->K)
+               : gdni::gradients_shared_memory<gdni::bf16>(problem->K);
+}
+
+int gdni_portable_forward(const gdni_cuda_device *device, const gdn_problem *problem,
+                          const gdn_tensors *tensors, void *stream) {
+    return gdni::dispatch(device, problem, tensors, nullptr, gdni::Call::FORWARD, stream);
+}
+
+int gdni_portable_backward(const gdni_cuda_device *device, const gdn_problem *problem,
+                           const gdn_tensors *tensors, void *stream) {
+    return gdni::dispatch(device, problem, tensors, nullptr, gdni::Call::BACKWARD, stream);
+}
+
+int gdni_portable_segment_forward(const gdni_cuda_device *device, const gdn_problem *problem,
+                                  const gdn_tensors *tensors, const gdn_segment *segment,
+                                  void *stream) {
+    return gdni::dispatch(device, problem, tensors, segment, gdni::Call::SEGMENT_FORWARD, stream);
+}
+
+int gdni_portable_segment_backward(const gdni_cuda_device *device, const gdn_problem *problem,
+                                   const gdn_tensors *tensors, const gdn_segment *segment,
+                                   void *stream) {
+    return gdni::dispatch(device, problem, tensors, segment, gdni::Call::SEGMENT_BACKWARD, stream);
+}
+
+} // extern "C"

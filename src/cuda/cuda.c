@@ -1,0 +1,115 @@
+/* The CUDA backend: what it accepts, and the way to its kernels. */
+#include "internal.h"
+#include "launch.h"
+
+#include <inttypes.h>
+
+static gdni_cuda_device device_of(const gdn_context *context) {
+    const gdni_cuda_device device = {context->device, context->multiprocessors,
+                                     context->shared_memory};
+    return device;
+}
+
+gdn_status gdni_cuda_context_init(gdn_context *context) {
+    gdni_device_info info;
+    const int count = gdni_cuda_device_count();
+    if (context->device >= count)
+        return gdni_fail(
+            GDN_STATUS_NO_BACKEND,
+            "gdn_context_create: device is %d, but this machine shows %d CUDA devices",
+            context->device, count);
+    const int error = gdni_cuda_device_info(context->device, &info);
+    if (error)
+        return gdni_fail(GDN_STATUS_CUDA_ERROR, "gdn_context_create: device %d: %s",
+                         context->device, gdni_cuda_error_text(error));
+    if (info.major < 8)
+        return gdni_fail(GDN_STATUS_NO_BACKEND,
+                         "gdn_context_create: device %d has compute capability %d.%d, expected 8.0 "
+                         "or later",
+                         context->device, info.major, info.minor);
+    context->multiprocessors = info.multiprocessors;
+    context->shared_memory = info.shared_memory;
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check_dim(const char *name, int32_t dim) {
+    if (dim % 16)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "cuda backend: %s is %d, expected a multiple of 16 up to 256", name, dim);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status supported(const gdn_context *context, const gdn_problem *p) {
+    const int64_t most = INT32_MAX;
+    if (p->dtype == GDN_DTYPE_FP64)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "cuda backend: dtype is fp64, expected fp32, bf16 or fp16 (the reference "
+                         "backend computes fp64)");
+    GDN_TRY(check_dim("K", p->K));
+    GDN_TRY(check_dim("V", p->V));
+    if (p->flags & GDN_FLAG_CHECKED)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "cuda backend: the flag CHECKED is for host backends");
+    /* Grids: a CTA per sequence, v-head and slice of V; per eight rows of q; k-heads in y. */
+    if (p->N > most / p->Hv / 16 || p->T > most / p->Hk)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "cuda backend: T = %" PRId64 ", N = %" PRId64 ", Hk = %d, Hv = %d are "
+                         "more than one launch can take",
+                         p->T, p->N, p->Hk, p->Hv);
+    if (p->Hk > 65535)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED, "cuda backend: Hk is %d, expected at most 65535",
+                         p->Hk);
+    if (gdni_portable_shared_memory(p) > context->shared_memory)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "cuda backend: K = %d in %s needs %zu bytes of shared memory a CTA, this "
+                         "device has %zu",
+                         p->K, gdn_dtype_name(p->dtype), gdni_portable_shared_memory(p),
+                         context->shared_memory);
+    return GDN_STATUS_OK;
+}
+
+static void sizes(const gdn_context *context, const gdn_problem *p, gdn_sizes *s) {
+    gdni_portable_sizes(p, s);
+}
+
+static gdn_status status_of(const char *function, const gdn_context *context, int error) {
+    if (error)
+        return gdni_fail(GDN_STATUS_CUDA_ERROR, "%s: device %d: %s", function, context->device,
+                         gdni_cuda_error_text(error));
+    return GDN_STATUS_OK;
+}
+
+static gdn_status forward(const gdn_context *context, const gdn_problem *p, const gdn_tensors *t,
+                          gdn_stream stream) {
+    const gdni_cuda_device device = device_of(context);
+    return status_of("gdn_forward", context, gdni_portable_forward(&device, p, t, stream));
+}
+
+static gdn_status backward(const gdn_context *context, const gdn_problem *p, const gdn_tensors *t,
+                           gdn_stream stream) {
+    const gdni_cuda_device device = device_of(context);
+    return status_of("gdn_backward", context, gdni_portable_backward(&device, p, t, stream));
+}
+
+static gdn_status segment_forward(const gdn_context *context, const gdn_problem *p,
+                                  const gdn_tensors *t, const gdn_segment *s, gdn_stream stream) {
+    const gdni_cuda_device device = device_of(context);
+    return status_of("gdn_segment_forward", context,
+                     gdni_portable_segment_forward(&device, p, t, s, stream));
+}
+
+static gdn_status segment_backward(const gdn_context *context, const gdn_problem *p,
+                                   const gdn_tensors *t, const gdn_segment *s, gdn_stream stream) {
+    const gdni_cuda_device device = device_of(context);
+    return status_of("gdn_segment_backward", context,
+                     gdni_portable_segment_backward(&device, p, t, s, stream));
+}
+
+const gdni_backend_ops gdni_cuda_ops = {
+    .supported = supported,
+    .sizes = sizes,
+    .forward = forward,
+    .backward = backward,
+    .segment_forward = segment_forward,
+    .segment_backward = segment_backward,
+};
