@@ -8,7 +8,7 @@
 struct gdn_context {
     gdn_backend backend; /* never AUTO */
     int32_t device;
-    int32_t threads; /* >= 1 */
+    int32_t threads;         /* >= 1 */
     int32_t multiprocessors; /* CUDA: of the device */
     size_t shared_memory;    /* CUDA: bytes that one CTA may have */
     const struct gdni_backend_ops *ops;

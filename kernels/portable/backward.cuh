@@ -7,7 +7,7 @@
 namespace gdni {
 
 template <typename T, int C, int KP>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 1)
     chains_kernel(const __grid_constant__ Arguments a, int64_t forward_items) {
     if (blockIdx.x < forward_items)
         forward_chain<T, C, KP, false>(a, blockIdx.x);
@@ -28,8 +28,8 @@ cudaError_t launch_chains_shape(const Arguments &a, bool forward, bool backward,
     b.stages = plan.stages;
     const int64_t items = chains * plan.slices, forward_items = forward ? items : 0;
     const dim3 grid(static_cast<unsigned>(forward_items + (backward ? items : 0)));
-    return launch_kernel(chains_kernel<T, CHUNK<T>, KP>, grid, 32 * plan.warps, plan.shared, stream,
-                         b, forward_items);
+    return launch_kernel(chains_kernel<T, CHUNK<T>, KP>, grid, 32 * (plan.warps + LOADERS),
+                         plan.shared, stream, b, forward_items);
 }
 
 template <typename T>

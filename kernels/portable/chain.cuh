@@ -2,11 +2,17 @@
 //
 // The state is kept transposed, S^T, in fp32 accumulators: a warp owns 16 of its V rows and all K
 // columns, because the recurrence is independent per column of V. Warps never exchange anything;
-// they share only the chunk's tiles, which the CTA copies one chunk ahead. A CTA is one
-// (sequence, v-head, slice of 16 x warps rows of V).
+// they share only the chunk's tiles. A CTA is one (sequence, v-head, slice of 16 x warps rows of
+// V): its first warps compute, the last LOADERS ones copy the next chunk's tiles meanwhile.
 //
 // Shared memory, per stage (two where they fit):
 //     K [C][K]   Q [C][K]   Gam o T [C][C]   P [C][C]   V or dO [C][slice]   gates [3][C]
+//
+//     computing warps   | chunk i        | chunk i + 1    |       one barrier of the CTA a chunk:
+//     loading warps     | copy i + 1     | copy i + 2     |       what is copied has arrived, and
+//                       barrier          barrier          barrier the other stage is free again
+//
+// With one stage only, the copy of chunk i + 1 waits for the end of chunk i.
 #pragma once
 
 #include "arguments.h"
@@ -18,7 +24,6 @@ namespace gdni {
 template <typename T, int C, int KP>
 struct ChainShape {
     static constexpr int LD_K = KP + PIECE<T>, LD_C = C + PIECE<T>;
-    static constexpr int MAX_WARPS = 8;
     static __host__ __device__ int ld_slice(int warps) {
         return 16 * warps + PIECE<T>;
     }
@@ -28,6 +33,9 @@ struct ChainShape {
                3 * sizeof(float) * C;
     }
 };
+
+// Warps of a CTA that only copy.
+constexpr int LOADERS = 4;
 
 // The tiles of one stage.
 template <typename T, int C, int KP>
@@ -55,14 +63,14 @@ struct ChainItem {
 
 __device__ __forceinline__ ChainItem chain_item(const Arguments &a, int64_t index) {
     ChainItem item;
-    item.warps = blockDim.x / 32;
+    item.warps = blockDim.x / 32 - LOADERS;
     item.slice = static_cast<int>(index % a.slices) * 16 * item.warps;
     item.head = static_cast<int>(index / a.slices % a.Hv);
     item.sequence = a.first_sequence + index / a.slices / a.Hv;
     item.first = a.chunk_start[item.sequence];
     item.last = a.chunk_start[item.sequence + 1];
     item.v0 = item.slice + threadIdx.x / 32 * 16;
-    item.active = item.v0 < a.V;
+    item.active = threadIdx.x < item.warps * 32 && item.v0 < a.V;
     return item;
 }
 
@@ -75,20 +83,21 @@ __device__ __forceinline__ void chain_load(const Arguments &a, const ChainItem &
     const Chunk chunk = a.chunks[index];
     const int k_head = item.head / (a.Hv / a.Hk);
     const int64_t tile = index * a.Hv + item.head;
+    const Team team = {static_cast<int>(threadIdx.x) - item.warps * 32, LOADERS * 32};
     load_tile<C>(stage.k, Shape::LD_K, KP, row_pointer<T>(a.k, chunk.token, k_head), a.k.token,
-                 chunk.rows, a.K, a.k.aligned);
+                 chunk.rows, a.K, a.k.aligned, team);
     load_tile<C>(stage.inverse, Shape::LD_C, C, static_cast<const T *>(a.inverse) + tile * C * C, C,
-                 C, C, true);
-    load_floats(stage.gates, a.gates + tile * GATE_ROWS * C, 3 * C);
+                 C, C, true, team);
+    load_floats(stage.gates, a.gates + tile * GATE_ROWS * C, 3 * C, team);
     // Without x the columns are zero.
     load_tile<C>(stage.slice, Shape::ld_slice(item.warps), 16 * item.warps,
                  row_pointer<T>(x, chunk.token, item.head) + item.slice, x.token,
-                 x.data ? chunk.rows : 0, a.V - item.slice, x.aligned);
+                 x.data ? chunk.rows : 0, a.V - item.slice, x.aligned, team);
     if (with_q) {
         load_tile<C>(stage.q, Shape::LD_K, KP, row_pointer<T>(a.q, chunk.token, k_head), a.q.token,
-                     chunk.rows, a.K, a.q.aligned);
+                     chunk.rows, a.K, a.q.aligned, team);
         load_tile<C>(stage.scores, Shape::LD_C, C, static_cast<const T *>(a.scores) + tile * C * C,
-                     C, C, C, true);
+                     C, C, C, true, team);
     }
     cp_async_commit_group();
 }
@@ -215,25 +224,31 @@ __device__ __forceinline__ void chain_run(const Arguments &a, const ChainItem &i
         return ChainStage<T, C, KP>(shared + (a.stages == 2 ? i % 2 * bytes : 0), item.warps,
                                     with_q);
     };
-    if (count > 0)
-        chain_load(a, item, index(0), x, with_q, stage(0));
+    const bool loads = threadIdx.x >= item.warps * 32;
+    const auto load = [&](int64_t i) {
+        if (loads && i < count) {
+            chain_load(a, item, index(i), x, with_q, stage(i));
+            cp_async_wait_group<0>();
+        }
+    };
+    load(0);
     for (int64_t i = 0; i < count; ++i) {
-        cp_async_wait_group<0>();
         __syncthreads();
-        if (a.stages == 2 && i + 1 < count)
-            chain_load(a, item, index(i + 1), x, with_q, stage(i + 1));
+        if (a.stages == 2)
+            load(i + 1);
         if (item.active)
             step(index(i), stage(i));
-        if (a.stages == 1 && i + 1 < count) {
+        if (a.stages == 1) {
             __syncthreads();
-            chain_load(a, item, index(i + 1), x, with_q, stage(i + 1));
+            load(i + 1);
         }
     }
 }
 
-// How many warps a CTA gets, and how many chunks lie in shared memory. The cost model: a chunk
-// costs a CTA of w warps max(1650, 520 w) + 700 cycles (tensor work of a warp on its own scheduler;
-// shared memory, which all warps read in full), and CTAs run in waves of as many as fit.
+// How many computing warps a CTA gets, and how many chunks lie in shared memory. The cost model: a
+// chunk costs a CTA of w warps max(1650, 520 w) + 700 cycles (tensor work of a warp on its own
+// scheduler; shared memory, which all warps read in full), one CTA fills the registers of a
+// multiprocessor, and without a second stage the copy (2000 cycles) is not hidden.
 struct ChainPlan {
     int warps, stages;
     int64_t slices;
@@ -244,23 +259,19 @@ template <typename StageBytes>
 ChainPlan chain_plan(const Arguments &a, int64_t chains, StageBytes stage_bytes) {
     ChainPlan best = {0, 0, 0, 0};
     double best_cost = 0.0;
-    for (int warps = 2; warps <= 8; warps *= 2)
-        for (int stages = 1; stages <= 2; ++stages) {
+    for (int warps = 4; warps >= 1; warps /= 2)
+        for (int stages = 2; stages >= 1; --stages) {
             const size_t bytes = static_cast<size_t>(stages) * stage_bytes(warps);
             if (bytes > a.shared_memory)
                 continue;
             const int64_t slices = (a.V + 16 * warps - 1) / (16 * warps);
-            const int resident = bytes * 2 <= a.shared_memory && warps <= 4 ? 2 : 1;
-            const int64_t ctas = chains * slices;
-            const int64_t together = (ctas + a.multiprocessors - 1) / a.multiprocessors;
-            const double busy = static_cast<double>(together < resident ? together : resident);
-            const double waves = static_cast<double>((together + resident - 1) / resident);
-            const double all = busy * warps;
-            const double one = (520.0 * all > 1650.0 ? 520.0 * all : 1650.0) +
-                               (stages == 2 || busy > 1 ? 700.0 : 2000.0);
-            if (best.warps == 0 || waves * one < best_cost * 0.98) {
+            const int64_t waves = (chains * slices + a.multiprocessors - 1) / a.multiprocessors;
+            const double chunk =
+                (warps == 4 ? 2080.0 : 1650.0) + 700.0 + (stages == 2 ? 0.0 : 2000.0);
+            const double cost = static_cast<double>(waves) * chunk;
+            if (best.warps == 0 || cost < best_cost * 0.98) {
                 best = {warps, stages, slices, bytes};
-                best_cost = waves * one;
+                best_cost = cost;
             }
         }
     return best;

@@ -57,21 +57,22 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_i
             clear(d);
 #pragma unroll
             for (int t = 0; t < CT; t += 2)
-                multiply<COLUMNS>(d, operand_from<T>(u[t], u[t + 1]), stage.inverse + t * 8, LD_C, t);
+                multiply<COLUMNS>(d, operand_from<T>(u[t], u[t + 1]), stage.inverse + t * 8, LD_C,
+                                  t);
             if (OUTPUT) {
 #pragma unroll
                 for (int t = 0; t < CT; t += 2)
-                    multiply<COLUMNS>(o, operand_from<T>(d[t], d[t + 1]), stage.scores + t * 8, LD_C,
-                                      t);
+                    multiply<COLUMNS>(o, operand_from<T>(d[t], d[t + 1]), stage.scores + t * 8,
+                                      LD_C, t);
                 slice_store<T, C>(o, columns, ld,
                                   row_pointer<T>(a.o, chunk.token, item.head) + item.v0, a.o.token,
                                   chunk.rows, a.o.aligned);
             }
             if (a.delta)
-                slice_store<T, C>(
-                    d, columns, ld,
-                    static_cast<T *>(a.delta) + (index * a.Hv + item.head) * C * a.V + item.v0, a.V,
-                    C, true);
+                slice_store<T, C>(d, columns, ld,
+                                  static_cast<T *>(a.delta) + (index * a.Hv + item.head) * C * a.V +
+                                      item.v0,
+                                  a.V, C, true);
             scale_columns(d, [&](int j) { return left[j]; });
             scale_all(s, e[C - 1]);
 #pragma unroll
@@ -119,10 +120,10 @@ __device__ __forceinline__ void backward_chain(const Arguments &a, int64_t item_
                 multiply<ROWS>(d, operand_from<T>(y[t], y[t + 1]), stage.inverse + t * 8 * LD_C,
                                LD_C, 0, t + 2);
             if (a.delta_grads)
-                slice_store<T, C>(
-                    d, columns, ld,
-                    static_cast<T *>(a.delta_grads) + (index * a.Hv + item.head) * C * a.V + item.v0,
-                    a.V, C, true);
+                slice_store<T, C>(d, columns, ld,
+                                  static_cast<T *>(a.delta_grads) +
+                                      (index * a.Hv + item.head) * C * a.V + item.v0,
+                                  a.V, C, true);
             scale_columns(d, [&](int j) { return -e[j] * beta[j]; });
 #pragma unroll
             for (int t = 0; t < CT; t += 2)

@@ -6,7 +6,7 @@
 namespace gdni {
 
 template <typename T, int C, int KP>
-__global__ void __launch_bounds__(256) forward_kernel(const __grid_constant__ Arguments a) {
+__global__ void __launch_bounds__(256, 1) forward_kernel(const __grid_constant__ Arguments a) {
     forward_chain<T, C, KP, true>(a, blockIdx.x);
 }
 
@@ -20,8 +20,8 @@ cudaError_t launch_forward_shape(const Arguments &a, cudaStream_t stream) {
     b.slices = static_cast<int32_t>(plan.slices);
     b.stages = plan.stages;
     const dim3 grid(static_cast<unsigned>(chains * plan.slices));
-    return launch_kernel(forward_kernel<T, CHUNK<T>, KP>, grid, 32 * plan.warps, plan.shared, stream,
-                         b);
+    return launch_kernel(forward_kernel<T, CHUNK<T>, KP>, grid, 32 * (plan.warps + LOADERS),
+                         plan.shared, stream, b);
 }
 
 template <typename T>

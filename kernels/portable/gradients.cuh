@@ -15,9 +15,9 @@
 // With K > 128 every CTA of the two (or more) adds its columns' part of dg and dbeta; the first
 // also the parts that do not depend on K. They are summed afterwards in a fixed order.
 //
-// Shared memory: Q, K [C][K]; one slice of dO, D, E, V [C][32] and S^T, dS'^T [32][128], twice where
-// it fits; of each thread G and W in fp32, Q K^T and N; the gate table; partial sums. G and W as operands take
-// the slice's place at the end.
+// Shared memory: Q, K [C][K]; one slice of dO, D, E, V [C][32] and S^T, dS'^T [32][128], twice
+// where it fits; of each thread G and W in fp32, Q K^T and N; the gate table; partial sums. G and W
+// as operands take the slice's place at the end.
 #pragma once
 
 #include "arguments.h"
@@ -54,8 +54,7 @@ struct GradientsPartials {
 
     __device__ explicit GradientsPartials(float *base)
         : q(base), kf(base + 2 * C), w(base + 4 * C), zn(base + 6 * C), row(base + 8 * C),
-          column(base + 10 * C), ev(column + C / 16 * C), z(ev + C) {
-    }
+          column(base + 10 * C), ev(column + C / 16 * C), z(ev + C) {}
 };
 
 // dg and dbeta of one head's chunk, by one warp.
@@ -173,7 +172,8 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
     const Chunk chunk = a.chunks[index];
     const int k_head = blockIdx.y, split = blockIdx.z, group = a.Hv / a.Hk;
     const int warp = threadIdx.x / 32, m0 = warp % (C / 16) * 16, half = warp / (C / 16);
-    const int n0 = half * KN / 2, c0 = half * C / 2; // first columns, of K inside the split and of C
+    const int n0 = half * KN / 2,
+              c0 = half * C / 2; // first columns, of K inside the split and of C
     const int k0 = split * KN;
     const bool below = c0 < m0 + 16; // the C x C block is not wholly above the diagonal
 
@@ -259,8 +259,7 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
             cp_async_wait_group<0>();
             __syncthreads();
             if (a.stages == 2 && v0 + SLICE < a.V)
-                load_slice(head, v0 + SLICE,
-                           stages + (v0 / SLICE % 2 ? 0 : Shape::STAGE));
+                load_slice(head, v0 + SLICE, stages + (v0 / SLICE % 2 ? 0 : Shape::STAGE));
             const T *dos = reinterpret_cast<T *>(stage), *ds = dos + C * LD_S, *es = ds + C * LD_S;
             const T *vs = es + C * LD_S, *hs = vs + C * LD_S, *gs = hs + SLICE * LD_N;
 #pragma unroll
@@ -268,7 +267,8 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
                 const Operand<T> b[2] = {operand_load(dos + m0 * LD_S + k, LD_S),
                                          operand_load(es + m0 * LD_S + k, LD_S)};
                 multiply<ROWS>(x, b, hs + k * LD_N + n0, LD_N);
-                multiply<ROWS>(x3, operand_load(ds + m0 * LD_S + k, LD_S), gs + k * LD_N + n0, LD_N);
+                multiply<ROWS>(x3, operand_load(ds + m0 * LD_S + k, LD_S), gs + k * LD_N + n0,
+                               LD_N);
                 if (below)
                     multiply<COLUMNS>(y, b, ds + c0 * LD_S + k, LD_S);
             }
@@ -336,10 +336,10 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
                 const float s = e & 1 ? ss.y : ss.x, n = e & 1 ? nn.y : nn.x;
                 const int i = m0 + row_of(e), j = c0 + column_of(t, e);
                 const float gam =
-                    i >= j ? gate_exp<T>((gates[GATE_SUM * C + i] - gates[GATE_SUM * C + j]) +
-                                         (gates[GATE_SUM_LOW * C + i] -
-                                          gates[GATE_SUM_LOW * C + j]))
-                           : 0.0f;
+                    i >= j
+                        ? gate_exp<T>((gates[GATE_SUM * C + i] - gates[GATE_SUM * C + j]) +
+                                      (gates[GATE_SUM_LOW * C + i] - gates[GATE_SUM_LOW * C + j]))
+                        : 0.0f;
                 const float beta = gates[GATE_BETA * C + i];
                 const float g = a.scale * gam * y[0][t][e];
                 const float zg = i > j ? gam * y[1][t][e] : 0.0f, zgn = zg * n;
@@ -355,7 +355,8 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
             for (int e = 0; e < 2; ++e) {
                 columns[e] = sum_over_rows(columns[e]);
                 if (lane_id() < 4)
-                    part.column[m0 / 16 * C + c0 + column_of(t, e)] = split == 0 ? columns[e] : 0.0f;
+                    part.column[m0 / 16 * C + c0 + column_of(t, e)] =
+                        split == 0 ? columns[e] : 0.0f;
             }
         }
 #pragma unroll
@@ -417,7 +418,8 @@ cudaError_t launch_gradients_shape(const Arguments &a, cudaStream_t stream) {
     using Shape = GradientsShape<T, CHUNK<T>, KP>;
     Arguments b = a;
     b.stages = Shape::BYTES + Shape::STAGE <= a.shared_memory ? 2 : 1;
-    const dim3 grid(static_cast<unsigned>(a.max_chunks), static_cast<unsigned>(a.Hk), KP / Shape::KN);
+    const dim3 grid(static_cast<unsigned>(a.max_chunks), static_cast<unsigned>(a.Hk),
+                    KP / Shape::KN);
     return launch_kernel(gradients_kernel<T, CHUNK<T>, KP>, grid, Shape::THREADS,
                          Shape::BYTES + (b.stages - 1) * Shape::STAGE, stream, b);
 }

@@ -118,8 +118,9 @@ cudaError_t launch_index(const Arguments &a, int chunk, cudaStream_t stream) {
         launch_kernel(index_sequences_kernel, dim3(1), THREADS, 0, stream, a, chunk);
     if (error != cudaSuccess)
         return error;
-    return launch_kernel(index_chunks_kernel, dim3(static_cast<unsigned>((a.max_chunks + 255) / 256)),
-                         256, 0, stream, a, chunk);
+    return launch_kernel(index_chunks_kernel,
+                         dim3(static_cast<unsigned>((a.max_chunks + 255) / 256)), 256, 0, stream, a,
+                         chunk);
 }
 
 cudaError_t launch_upload(int64_t *to, const int64_t *host, int64_t count, cudaStream_t stream) {

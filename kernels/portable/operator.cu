@@ -7,9 +7,9 @@
 //                        for M the same in fp32 with g = 0, V = K, S = I, v = 0
 //     segment_backward   index, [normalise], prepare, chain of gradients of the first sequence
 //
-// Workspace, per token and v-head at C = 64 and 16-bit dtypes: 276 bytes of gate tables, inverse and
-// scores (chunks that a sequence does not fill count in full); backward adds 4 K V / 64 + 4 V bytes
-// for both chains' states and for D and E.
+// Workspace, per token and v-head at C = 64 and 16-bit dtypes: 276 bytes of gate tables, inverse
+// and scores (chunks that a sequence does not fill count in full); backward adds 4 K V / 64 + 4 V
+// bytes for both chains' states and for D and E.
 #include "../launch.h"
 #include "stages.h"
 #include "tile.cuh"
@@ -23,8 +23,7 @@ namespace {
 // Hands out pieces of a block of memory; without one it only counts.
 class Arena {
   public:
-    explicit Arena(void *base) : base_(static_cast<char *>(base)) {
-    }
+    explicit Arena(void *base) : base_(static_cast<char *>(base)) {}
     template <typename X>
     X *take(int64_t count) {
         const size_t at = used_;
@@ -267,7 +266,8 @@ class Operator {
     // M: increments in fp32, gates left out.
     cudaError_t transfer(float *to, cudaStream_t stream) {
         float *keys = transfer_layout();
-        GDNI_CUDA_TRY(launch_widen<T>(a_, a_.k, p_.Hk, keys, stream));
+        GDNI_CUDA_TRY(
+            launch_widen<T>(a_, tensor<T>(t_.k, p_.k_strides), p_.Hk, norm_, keys, stream));
         a_.k = dense<float>(keys, p_.Hk, p_.K);
         a_.v = {};
         a_.V = p_.K;
@@ -350,7 +350,8 @@ void sizes(const gdn_problem &p, gdn_sizes &s) {
     gdn_tensors t = GDN_TENSORS_INIT;
     static const int64_t some = 0;
     t.cu_seqlens = &some;
-    const Operator<T> forward(nullptr, p, t, Call::FORWARD), backward(nullptr, p, t, Call::BACKWARD);
+    const Operator<T> forward(nullptr, p, t, Call::FORWARD),
+        backward(nullptr, p, t, Call::BACKWARD);
     const Operator<T> segment(nullptr, p, t, Call::SEGMENT_FORWARD);
     s.forward_workspace = forward.workspace();
     s.backward_workspace = backward.workspace();
@@ -372,9 +373,8 @@ void gdni_portable_sizes(const gdn_problem *problem, gdn_sizes *sizes) {
 }
 
 size_t gdni_portable_shared_memory(const gdn_problem *problem) {
-    return problem->dtype == GDN_DTYPE_FP32
-               ? gdni::gradients_shared_memory<float>(problem->K)
-               : gdni::gradients_shared_memory<gdni::bf16>(problem->K);
+    return problem->dtype == GDN_DTYPE_FP32 ? gdni::gradients_shared_memory<float>(problem->K)
+                                            : gdni::gradients_shared_memory<gdni::bf16>(problem->K);
 }
 
 int gdni_portable_forward(const gdni_cuda_device *device, const gdn_problem *problem,

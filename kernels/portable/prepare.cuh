@@ -23,7 +23,8 @@ template <typename T, int C, int KP>
 struct PrepareShape {
     static constexpr int THREADS = 2 * C;
     static constexpr int LD_K = KP + PIECE<T>, LD_C = C + 4;
-    static constexpr size_t TILES = 2 * sizeof(T) * C * LD_K, SQUARES = 3 * sizeof(float) * C * LD_C;
+    static constexpr size_t TILES = 2 * sizeof(T) * C * LD_K,
+                            SQUARES = 3 * sizeof(float) * C * LD_C;
     static constexpr size_t BYTES = (TILES > SQUARES ? TILES : SQUARES) + 3 * sizeof(float) * C;
 };
 
@@ -158,7 +159,8 @@ __device__ void invert(float *t, const float *n, int ld, const float *beta) {
         __syncthreads();
         float c[2][4] = {};
         for (int k = j; k < 2; ++k)
-            block_product<EXACT>(c, n + row * ld + 16 * k, t + 16 * k * ld + 16 * j, ld, beta + row);
+            block_product<EXACT>(c, n + row * ld + 16 * k, t + 16 * k * ld + 16 * j, ld,
+                                 beta + row);
         block_store(block, ld, c, 1.0f);
         __syncthreads();
         float d[2][4] = {};
@@ -225,7 +227,7 @@ __global__ void __launch_bounds__(2 * C) prepare_kernel(const __grid_constant__ 
         T *inverse = static_cast<T *>(a.inverse) + tile * C * C;
         T *scores = static_cast<T *>(a.scores) + tile * C * C;
         for (int i = threadIdx.x; i < C * C / PIECE<T>; i += 2 * C) {
-            const int row = i / (C / PIECE<T>), column = i % (C / PIECE<T>) * PIECE<T>;
+            const int row = i / (C / PIECE<T>), column = i % (C / PIECE<T>)*PIECE<T>;
             const float high = gates[row], low = gates[C + row];
             alignas(16) T x[PIECE<T>], y[PIECE<T>];
 #pragma unroll
@@ -251,8 +253,8 @@ template <typename T, int KP>
 cudaError_t launch_prepare_shape(const Arguments &a, cudaStream_t stream) {
     using Shape = PrepareShape<T, CHUNK<T>, KP>;
     const dim3 grid(static_cast<unsigned>(a.max_chunks), static_cast<unsigned>(a.Hk));
-    return launch_kernel(prepare_kernel<T, CHUNK<T>, KP>, grid, Shape::THREADS, Shape::BYTES, stream,
-                         a);
+    return launch_kernel(prepare_kernel<T, CHUNK<T>, KP>, grid, Shape::THREADS, Shape::BYTES,
+                         stream, a);
 }
 
 template <typename T>

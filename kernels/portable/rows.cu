@@ -96,8 +96,8 @@ __global__ void padding_kernel(const __grid_constant__ Arguments a) {
 // log_decay = sum of g, decay_bound = sum of g + log max(1, |1 - beta |k|^2|) over the last
 // sequence. One CTA a v-head; sums in a fixed order, in double.
 template <typename T>
-__global__ void __launch_bounds__(256) decay_kernel(const __grid_constant__ Arguments a,
-                                                    float *log_decay, float *decay_bound) {
+__global__ void __launch_bounds__(256)
+    decay_kernel(const __grid_constant__ Arguments a, float *log_decay, float *decay_bound) {
     __shared__ double partial[2][8];
     const int head = blockIdx.x, k_head = head / (a.Hv / a.Hk), warp = threadIdx.x / 32;
     const int64_t n = a.N - 1;
@@ -146,10 +146,10 @@ cudaError_t launch_normalise(const Arguments &a, const Tensor &x, int heads, T *
 }
 
 template <typename T>
-cudaError_t launch_widen(const Arguments &a, const Tensor &x, int heads, float *y,
+cudaError_t launch_widen(const Arguments &a, const Tensor &x, int heads, bool norm, float *y,
                          cudaStream_t stream) {
     return launch_kernel(normalise_kernel<T, float>, dim3(row_blocks(a, heads)), 256, 0, stream, a,
-                         x, heads, y, false);
+                         x, heads, y, norm);
 }
 
 template <typename T>
@@ -170,7 +170,7 @@ cudaError_t launch_decay(const Arguments &a, float *log_decay, float *decay_boun
     template cudaError_t launch_padding<T>(const Arguments &, cudaStream_t);                       \
     template cudaError_t launch_normalise<T>(const Arguments &, const Tensor &, int, T *,          \
                                              cudaStream_t);                                        \
-    template cudaError_t launch_widen<T>(const Arguments &, const Tensor &, int, float *,          \
+    template cudaError_t launch_widen<T>(const Arguments &, const Tensor &, int, bool, float *,    \
                                          cudaStream_t);                                            \
     template cudaError_t launch_through_norm<T>(const Arguments &, const Tensor &, int,            \
                                                 const float *, const Tensor &, cudaStream_t);      \

@@ -59,9 +59,9 @@ cudaError_t launch_normalise(const Arguments &a, const Tensor &x, int heads, T *
 template <typename T>
 cudaError_t launch_through_norm(const Arguments &a, const Tensor &x, int heads, const float *dy,
                                 const Tensor &dx, cudaStream_t stream);
-// Dense fp32 of x [T, heads, K].
+// Dense fp32 of x [T, heads, K], its rows divided by their norms if `norm`.
 template <typename T>
-cudaError_t launch_widen(const Arguments &a, const Tensor &x, int heads, float *y,
+cudaError_t launch_widen(const Arguments &a, const Tensor &x, int heads, bool norm, float *y,
                          cudaStream_t stream);
 // out = the sum of `splits` arrays that follow each other, for dg and dbeta at once.
 cudaError_t launch_sum(float *out_g, float *out_beta, const float *g, const float *beta,

@@ -293,14 +293,23 @@ __device__ __forceinline__ float sum_over_rows(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 16);
 }
 
-// The CTA copies ROWS rows of `columns` (a power of two, at least a piece) elements to
+// The threads that share a copy, and which of them this one is.
+struct Team {
+    int rank, count;
+};
+__device__ __forceinline__ Team whole_cta() {
+    return {static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
+}
+
+// A team copies ROWS rows of `columns` (a power of two, at least a piece) elements to
 // to[row * ld + column]. Rows from valid_rows and columns from valid_columns on are zero. Without
 // `aligned` (base and strides multiples of 16 bytes) it goes element by element.
 template <int ROWS, typename T>
 __device__ __forceinline__ void load_tile(T *to, int ld, int columns, const T *from, int64_t stride,
-                                          int valid_rows, int valid_columns, bool aligned) {
+                                          int valid_rows, int valid_columns, bool aligned,
+                                          Team team = whole_cta()) {
     const int shift = 31 - __clz(columns / PIECE<T>);
-    for (int i = threadIdx.x; i < ROWS << shift; i += blockDim.x) {
+    for (int i = team.rank; i < ROWS << shift; i += team.count) {
         const int row = i >> shift, column = (i - (row << shift)) * PIECE<T>;
         const bool inside = row < valid_rows && column < valid_columns;
         const T *x = inside ? from + row * stride + column : from;
@@ -316,8 +325,9 @@ __device__ __forceinline__ void load_tile(T *to, int ld, int columns, const T *f
 }
 
 // count floats (a multiple of 4), both sides aligned.
-__device__ __forceinline__ void load_floats(float *to, const float *from, int count) {
-    for (int i = threadIdx.x * 4; i < count; i += blockDim.x * 4)
+__device__ __forceinline__ void load_floats(float *to, const float *from, int count,
+                                            Team team = whole_cta()) {
+    for (int i = team.rank * 4; i < count; i += team.count * 4)
         cp_async_16(to + i, from + i, 16);
 }
 

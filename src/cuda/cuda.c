@@ -14,10 +14,9 @@ gdn_status gdni_cuda_context_init(gdn_context *context) {
     gdni_device_info info;
     const int count = gdni_cuda_device_count();
     if (context->device >= count)
-        return gdni_fail(
-            GDN_STATUS_NO_BACKEND,
-            "gdn_context_create: device is %d, but this machine shows %d CUDA devices",
-            context->device, count);
+        return gdni_fail(GDN_STATUS_NO_BACKEND,
+                         "gdn_context_create: device is %d, but this machine shows %d CUDA devices",
+                         context->device, count);
     const int error = gdni_cuda_device_info(context->device, &info);
     if (error)
         return gdni_fail(GDN_STATUS_CUDA_ERROR, "gdn_context_create: device %d: %s",

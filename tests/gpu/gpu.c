@@ -25,16 +25,18 @@ static char *allocate(size_t size) {
     return p + CANARY;
 }
 
-static void check_canaries(const gpu_run *r, const char *name, const char *p, size_t size) {
+static int check_canaries(const gpu_run *r, const char *name, const char *p, size_t size) {
     unsigned char edge[2 * CANARY];
     int intact = 1;
     if (!p)
-        return;
+        return 1;
     CUDA(cudaMemcpy(edge, p - CANARY, CANARY, cudaMemcpyDeviceToHost));
     CUDA(cudaMemcpy(edge + CANARY, p + size, CANARY, cudaMemcpyDeviceToHost));
     for (int i = 0; i < 2 * CANARY; ++i)
         intact &= edge[i] == CANARY_BYTE;
-    CHECK(intact, "%s: memory beside %s was written", r->c.name, name);
+    if (!intact)
+        fprintf(stderr, "%s: memory beside %s was written\n", r->c.name, name);
+    return intact;
 }
 
 static double softplus(double x) {
@@ -95,10 +97,10 @@ static void draw(gpu_run *r, harness_random *random, gpu_name name) {
         if (name == GPU_G)
             x->host[i] = draw_gate(c, random, t, i % x->heads);
         else if (name == GPU_BETA)
-            x->host[i] = c->beta_edges && t % 3 == 0  ? 0.0
+            x->host[i] = c->beta_edges && t % 3 == 0   ? 0.0
                          : c->beta_edges && t % 3 == 1 ? 1.0
                          : c->keys == KEYS_LONG        ? 0.95
-                                                : 1.0 / (1.0 + exp(-harness_normal(random)));
+                                                       : 1.0 / (1.0 + exp(-harness_normal(random)));
         else
             x->host[i] = harness_normal(random) * (name == GPU_DHT ? 0.125 : 1.0);
     }
@@ -143,9 +145,9 @@ static void download(gpu_tensor *x) {
     CUDA(cudaMemcpy(strided, x->device, x->bytes, cudaMemcpyDeviceToHost));
     for (int64_t row = 0; row < x->rows; ++row)
         for (int64_t h = 0; h < x->heads; ++h)
-            GDN(gdn_convert(
-                GDN_DTYPE_FP64, x->got + (row * x->heads + h) * x->dim, x->dtype,
-                strided + (size_t)(row * x->strides.token + h * x->strides.head) * size, x->dim));
+            GDN(gdn_convert(GDN_DTYPE_FP64, x->got + (row * x->heads + h) * x->dim, x->dtype,
+                            strided + (size_t)(row * x->strides.token + h * x->strides.head) * size,
+                            x->dim));
     free(strided);
 }
 
@@ -240,8 +242,7 @@ void gpu_prepare(gpu_run *r, const gdn_context *context, const gpu_case *c) {
         r->cu_device = (int64_t *)allocate(bytes);
         CUDA(cudaMemcpy(r->cu_device, c->cu, bytes, cudaMemcpyHostToDevice));
     }
-    set_tensors(&r->tensors, device,
-                c->flags & GDN_FLAG_CU_SEQLENS_HOST ? c->cu : r->cu_device);
+    set_tensors(&r->tensors, device, c->flags & GDN_FLAG_CU_SEQLENS_HOST ? c->cu : r->cu_device);
     set_tensors(&r->reference_tensors, host, c->cu);
     r->tensors.workspace = r->workspace;
     r->tensors.workspace_size = r->workspace_bytes;
@@ -275,14 +276,16 @@ void gpu_reference(gpu_run *r) {
     gdn_context_destroy(context);
 }
 
-void gpu_fetch(gpu_run *r) {
+int gpu_fetch(gpu_run *r) {
+    int intact = 1;
     CUDA(cudaDeviceSynchronize());
     for (int i = 0; i < GPU_COUNT; ++i) {
         download(&r->x[i]);
-        check_canaries(r, r->x[i].name, r->x[i].device, r->x[i].bytes);
+        intact &= check_canaries(r, r->x[i].name, r->x[i].device, r->x[i].bytes);
     }
-    check_canaries(r, "workspace", r->workspace, r->workspace_bytes);
-    check_canaries(r, "saved", r->saved, r->saved_bytes);
+    intact &= check_canaries(r, "workspace", r->workspace, r->workspace_bytes);
+    intact &= check_canaries(r, "saved", r->saved, r->saved_bytes);
+    return intact;
 }
 
 void gpu_release(gpu_run *r) {
@@ -332,7 +335,8 @@ double gpu_tolerance(gdn_dtype dtype, gpu_name name) {
     return (dtype == GDN_DTYPE_FP32 ? 2e-5 : 1e-2) * (sums ? 2.0 : 1.0);
 }
 
-void gpu_check(gpu_run *r, gpu_name first, gpu_name last) {
+int gpu_check(gpu_run *r, gpu_name first, gpu_name last) {
+    int good = 1;
     for (int i = (int)first; i <= (int)last; ++i) {
         const gpu_tensor *x = &r->x[i];
         if (!r->c.states && (i == GPU_ST || i == GPU_DS0))
@@ -340,7 +344,12 @@ void gpu_check(gpu_run *r, gpu_name first, gpu_name last) {
         int head = 0;
         const double error = gpu_error(x, &head), limit = gpu_tolerance(r->c.dtype, i);
         printf(" %s %.1e", x->name, error);
-        CHECK(error <= limit, "%s: %s of head %d is off by %.2e, expected at most %.0e", r->c.name,
-              x->name, head, error, limit);
+        if (!(error <= limit)) {
+            fprintf(stderr, "%s: %s of head %d is off by %.2e, expected at most %.0e\n", r->c.name,
+                    x->name, head, error, limit);
+            good = 0;
+        }
     }
+    printf("\n");
+    return good;
 }

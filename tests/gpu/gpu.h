@@ -109,14 +109,15 @@ void gpu_prepare(gpu_run *r, const gdn_context *context, const gpu_case *c);
 void gpu_poison(gpu_run *r);
 /* The reference's outputs into host. */
 void gpu_reference(gpu_run *r);
-/* The device's outputs into got; checks the canaries. */
-void gpu_fetch(gpu_run *r);
+/* The device's outputs into got. False, with a line, if a canary died. */
+int gpu_fetch(gpu_run *r);
 void gpu_release(gpu_run *r);
 
 /* Largest relative L2 error over the heads of one tensor; NAN where anything is NaN. */
 double gpu_error(const gpu_tensor *x, int *worst_head);
-/* got against host within the dtype's tolerance, for the outputs from first to last. */
-void gpu_check(gpu_run *r, gpu_name first, gpu_name last);
+/* Whether got is host within the dtype's tolerance, for the outputs from first to last; prints
+ * their errors. */
+int gpu_check(gpu_run *r, gpu_name first, gpu_name last);
 double gpu_tolerance(gdn_dtype dtype, gpu_name name);
 
 #endif /* GDN_TEST_GPU_H */

@@ -88,10 +88,9 @@ int main(int argc, char **argv) {
         CUDA(cudaMemset(r.workspace, 0xff, r.workspace_bytes));
         GDN(gdn_backward(context, &r.problem, &r.tensors, NULL));
         gpu_reference(&r);
-        gpu_fetch(&r);
+        CHECK(gpu_fetch(&r), "%s", c.name);
         printf("%-20s", c.name);
-        gpu_check(&r, GPU_O, GPU_DS0);
-        printf("\n");
+        CHECK(gpu_check(&r, GPU_O, GPU_DS0), "%s", r.c.name);
         fflush(stdout);
         gpu_release(&r);
     }

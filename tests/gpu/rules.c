@@ -1,12 +1,12 @@
-/* What every CUDA call promises: the same bits each time, nothing but enqueued work (so that a graph
- * can hold it), segments that fit together, refusals with a reason. */
+/* What every CUDA call promises: the same bits each time, nothing but enqueued work (so that a
+ * graph can hold it), segments that fit together, refusals with a reason. */
 #include "gpu.h"
 
 static const int64_t packed[] = {0, 0, 1, 64, 64, 129, 193, 200};
 static const int64_t other[] = {0, 100, 100, 101, 190, 190, 200, 200};
 
-static const gpu_case mixed = {"rules", GDN_DTYPE_BF16, 200, 7, packed,     2,         4, 128,
-                               128,     GATES_MIXED,    KEYS_UNIT, 1, 0, 0, 0};
+static const gpu_case mixed = {"rules", GDN_DTYPE_BF16, 200,       7, packed, 2, 4, 128,
+                               128,     GATES_MIXED,    KEYS_UNIT, 1, 0,      0, 0};
 
 static void run_both(gpu_run *r, const gdn_context *context, cudaStream_t stream) {
     GDN(gdn_forward(context, &r->problem, &r->tensors, stream));
@@ -19,7 +19,7 @@ static double *outputs(gpu_run *r, int64_t *count) {
     for (int i = GPU_O; i < GPU_COUNT; ++i)
         *count += r->x[i].rows * r->x[i].heads * r->x[i].dim;
     double *all = malloc(sizeof(double) * (size_t)*count), *at = all;
-    gpu_fetch(r);
+    CHECK(gpu_fetch(r), "%s", r->c.name);
     for (int i = GPU_O; i < GPU_COUNT; ++i) {
         const int64_t n = r->x[i].rows * r->x[i].heads * r->x[i].dim;
         memcpy(at, r->x[i].got, sizeof(double) * (size_t)n);
@@ -83,8 +83,7 @@ static void test_graph(const gdn_context *context) {
               "replay %d of the graph differs from a plain run", i);
         r.reference_tensors.cu_seqlens = cu;
         gpu_reference(&r);
-        gpu_check(&r, GPU_O, GPU_DS0);
-        printf("\n");
+        CHECK(gpu_check(&r, GPU_O, GPU_DS0), "%s", r.c.name);
         free(replayed);
         free(plain);
     }
