@@ -297,6 +297,7 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
                             to[e] = dv[e];
                     }
                 }
+#pragma unroll 1
                 for (int i = threadIdx.x * 2; i < SLICE * KN; i += Shape::THREADS * 2) {
                     const int at = i / KN * LD_N + i % KN;
                     const float2 s = unpack<T>(*reinterpret_cast<const pair_t<T> *>(hs + at));
