@@ -1,4 +1,5 @@
-// Queries of the CUDA devices of this machine.
+// The CUDA devices of this machine, and memory on them.
+#include "guard.h"
 #include "launch.h"
 
 #include <cstdio>
@@ -26,4 +27,25 @@ int gdni_cuda_device_info(int device, gdni_device_info *info) {
 
 const char *gdni_cuda_error_text(int error) {
     return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
+
+int gdni_cuda_allocate(int device, size_t bytes, void **out) {
+    const gdni::DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    const cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
+    return error != cudaSuccess ? error : cudaMemset(*out, 0xff, bytes);
+}
+
+void gdni_cuda_release(int device, void *memory) {
+    const gdni::DeviceGuard guard(device);
+    cudaFree(memory);
+}
+
+int gdni_cuda_copy(int device, void *to, const void *from, size_t bytes) {
+    const gdni::DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    const cudaError_t error = cudaDeviceSynchronize();
+    return error != cudaSuccess ? error : cudaMemcpy(to, from, bytes, cudaMemcpyDefault);
 }

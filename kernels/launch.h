@@ -32,6 +32,12 @@ int gdni_cuda_device_info(int device, gdni_device_info *info);
 /* CUDA's text for an error code. */
 const char *gdni_cuda_error_text(int error);
 
+/* Memory of a device for the gdn command and checks, every bit set; copies either way, after all of
+ * the device's work. 0 or the CUDA error code. */
+int gdni_cuda_allocate(int device, size_t bytes, void **out);
+void gdni_cuda_release(int device, void *memory);
+int gdni_cuda_copy(int device, void *to, const void *from, size_t bytes);
+
 /*
  * The portable backend: problems and tensors as gdni_backend_ops get them, in device memory. Each
  * call enqueues on stream and returns 0 or the CUDA error code.

@@ -10,6 +10,7 @@
 // Workspace, per token and v-head at C = 64 and 16-bit dtypes: 276 bytes of gate tables, inverse
 // and scores (chunks that a sequence does not fill count in full); backward adds 4 K V / 64 + 4 V
 // bytes for both chains' states and for D and E.
+#include "../guard.h"
 #include "../launch.h"
 #include "stages.h"
 #include "tile.cuh"
@@ -289,31 +290,6 @@ class Operator {
     T *q_normed_ = nullptr, *k_normed_ = nullptr;
     float *split_dg_ = nullptr, *split_dbeta_ = nullptr;
     size_t segment_mark_ = 0;
-};
-
-// Makes the context's device current while it lives.
-class DeviceGuard {
-  public:
-    explicit DeviceGuard(int device) {
-        error_ = cudaGetDevice(&before_);
-        if (error_ == cudaSuccess && before_ != device)
-            error_ = cudaSetDevice(device);
-        changed_ = error_ == cudaSuccess && before_ != device;
-    }
-    ~DeviceGuard() {
-        if (changed_)
-            cudaSetDevice(before_);
-    }
-    DeviceGuard(const DeviceGuard &) = delete;
-    DeviceGuard &operator=(const DeviceGuard &) = delete;
-    cudaError_t error() const {
-        return error_;
-    }
-
-  private:
-    int before_ = 0;
-    bool changed_ = false;
-    cudaError_t error_;
 };
 
 template <typename T>

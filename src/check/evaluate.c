@@ -1,9 +1,9 @@
 /*
  * Runs the operator on float64 host data in any dtype and on any backend. The buffers of this file
- * are the one place where checks and the gdn command convert, and where data would be copied to a
- * device.
+ * are the one place where checks and the gdn command convert, and copy to and from a device.
  */
 #include "evaluate.h"
+#include "cuda/memory.h"
 #include "internal.h"
 
 #include <math.h>
@@ -15,6 +15,11 @@ enum {
 };
 
 gdn_status gdni_reserve(gdni_buffers *b, size_t bytes, void **out) {
+    if (b->device) {
+        GDN_TRY(gdni_device_allocate(b->device, bytes, out));
+        b->data[b->count++] = *out;
+        return GDN_STATUS_OK;
+    }
     *out = aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT) / ALIGNMENT * ALIGNMENT);
     if (!*out)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "no memory for a tensor of %zu bytes", bytes);
@@ -24,7 +29,10 @@ gdn_status gdni_reserve(gdni_buffers *b, size_t bytes, void **out) {
 
 void gdni_release(gdni_buffers *b) {
     for (int i = 0; i < b->count; ++i)
-        free(b->data[i]);
+        if (b->device)
+            gdni_device_release(b->device, b->data[i]);
+        else
+            free(b->data[i]);
 }
 
 /* A finite value that became infinite in dtype. */
@@ -46,14 +54,26 @@ static gdn_status check_overflow(const gdni_shape *s, gdn_dtype dtype, const dou
 
 gdn_status gdni_upload(gdni_buffers *b, const gdni_shape *s, gdn_dtype dtype, const double *from,
                        const void **out) {
-    void *data;
+    const size_t bytes = (size_t)s->count * gdn_dtype_size(dtype);
+    gdni_buffers host = {.count = 0};
+    gdn_status status;
+    void *data, *rounded;
     *out = NULL;
     if (!from)
         return GDN_STATUS_OK;
-    GDN_TRY(gdni_reserve(b, (size_t)s->count * gdn_dtype_size(dtype), &data));
+    GDN_TRY(gdni_reserve(b, bytes, &data));
     *out = data;
-    GDN_TRY(gdn_convert(dtype, data, GDN_DTYPE_FP64, from, s->count));
-    return check_overflow(s, dtype, from, data);
+    if (!b->device) {
+        GDN_TRY(gdn_convert(dtype, data, GDN_DTYPE_FP64, from, s->count));
+        return check_overflow(s, dtype, from, data);
+    }
+    GDN_TRY(gdni_reserve(&host, bytes, &rounded));
+    GDN_TRY_GOTO(gdn_convert(dtype, rounded, GDN_DTYPE_FP64, from, s->count), cleanup);
+    GDN_TRY_GOTO(check_overflow(s, dtype, from, rounded), cleanup);
+    GDN_TRY_GOTO(gdni_device_copy(b->device, data, rounded, bytes), cleanup);
+cleanup:
+    gdni_release(&host);
+    return status;
 }
 
 gdn_status gdni_reserve_output(gdni_buffers *b, const gdni_shape *s, gdn_dtype dtype,
@@ -62,12 +82,27 @@ gdn_status gdni_reserve_output(gdni_buffers *b, const gdni_shape *s, gdn_dtype d
     if (!to)
         return GDN_STATUS_OK;
     GDN_TRY(gdni_reserve(b, (size_t)s->count * gdn_dtype_size(dtype), out));
-    memset(*out, 0xff, (size_t)s->count * gdn_dtype_size(dtype));
+    if (!b->device)
+        memset(*out, 0xff, (size_t)s->count * gdn_dtype_size(dtype));
     return GDN_STATUS_OK;
 }
 
-gdn_status gdni_download(const gdni_shape *s, gdn_dtype dtype, const void *from, double *to) {
-    return to ? gdn_convert(GDN_DTYPE_FP64, to, dtype, from, s->count) : GDN_STATUS_OK;
+gdn_status gdni_download(const gdni_buffers *b, const gdni_shape *s, gdn_dtype dtype,
+                         const void *from, double *to) {
+    const size_t bytes = (size_t)s->count * gdn_dtype_size(dtype);
+    gdni_buffers host = {.count = 0};
+    gdn_status status;
+    void *copy;
+    if (!to)
+        return GDN_STATUS_OK;
+    if (!b->device)
+        return gdn_convert(GDN_DTYPE_FP64, to, dtype, from, s->count);
+    GDN_TRY(gdni_reserve(&host, bytes, &copy));
+    GDN_TRY_GOTO(gdni_device_copy(b->device, copy, from, bytes), cleanup);
+    GDN_TRY_GOTO(gdn_convert(GDN_DTYPE_FP64, to, dtype, copy, s->count), cleanup);
+cleanup:
+    gdni_release(&host);
+    return status;
 }
 
 gdn_status gdni_zeros(const char *function, double **out, int64_t count) {
@@ -83,7 +118,7 @@ gdn_status gdni_round(const gdni_shape *s, gdn_dtype dtype, const double *from, 
     const void *rounded;
     gdn_status status = gdni_upload(&b, s, dtype, from, &rounded);
     if (status == GDN_STATUS_OK)
-        status = gdni_download(s, dtype, rounded, to);
+        status = gdni_download(&b, s, dtype, rounded, to);
     gdni_release(&b);
     return status;
 }
@@ -98,6 +133,9 @@ gdn_status gdni_evaluate_operator(const gdn_context *context, const gdn_problem 
     gdni_buffers b = {.count = 0};
     const gdn_dtype real = p.dtype, state = gdni_state_dtype(p.dtype);
     p.q_strides = p.k_strides = p.v_strides = p.o_strides = dense;
+    p.flags |= GDN_FLAG_CU_SEQLENS_HOST;
+    if (context && context->backend == GDN_BACKEND_CUDA)
+        b.device = context;
     GDN_TRY(gdn_problem_sizes(context, &p, &sizes));
 
     struct {
@@ -149,7 +187,8 @@ gdn_status gdni_evaluate_operator(const gdn_context *context, const gdn_problem 
                            ? sizes.forward_workspace
                            : sizes.backward_workspace;
     GDN_TRY_GOTO(gdni_reserve(&b, t.workspace_size, &t.workspace), cleanup);
-    memset(t.workspace, 0xff, t.workspace_size);
+    if (!b.device)
+        memset(t.workspace, 0xff, t.workspace_size);
     t.cu_seqlens = v->cu_seqlens;
 
     if (forward)
@@ -158,7 +197,8 @@ gdn_status gdni_evaluate_operator(const gdn_context *context, const gdn_problem 
         GDN_TRY_GOTO(gdn_backward(context, &p, &t, NULL), cleanup);
     for (size_t i = 0; i < n_outputs; ++i) {
         const gdni_shape s = gdni_operator_shape(&p, outputs[i].name);
-        GDN_TRY_GOTO(gdni_download(&s, outputs[i].dtype, *outputs[i].out, outputs[i].to), cleanup);
+        GDN_TRY_GOTO(gdni_download(&b, &s, outputs[i].dtype, *outputs[i].out, outputs[i].to),
+                     cleanup);
     }
 cleanup:
     gdni_release(&b);

@@ -48,11 +48,11 @@ gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *laye
     GDN_TRY_GOTO(gdn_layer_forward(context, layer, &t, NULL), cleanup);
     if (v->dout)
         GDN_TRY_GOTO(gdn_layer_backward(context, layer, &t, NULL), cleanup);
-    GDN_TRY_GOTO(gdni_download(&x, layer->dtype, t.out, v->out), cleanup);
-    GDN_TRY_GOTO(gdni_download(&x, layer->dtype, t.dx, v->dx), cleanup);
+    GDN_TRY_GOTO(gdni_download(&b, &x, layer->dtype, t.out, v->out), cleanup);
+    GDN_TRY_GOTO(gdni_download(&b, &x, layer->dtype, t.dx, v->dx), cleanup);
     for (int i = 0; v->dweights && i < GDNI_LAYER_WEIGHTS; ++i) {
         const gdni_shape s = gdni_layer_weight_shape(layer, i);
-        GDN_TRY_GOTO(gdni_download(&s, gdni_layer_weight_dtype(layer->dtype, i),
+        GDN_TRY_GOTO(gdni_download(&b, &s, gdni_layer_weight_dtype(layer->dtype, i),
                                    *gdni_layer_weight(&dweights, i),
                                    *gdni_layer_weight(v->dweights, i)),
                      cleanup);

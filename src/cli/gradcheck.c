@@ -278,7 +278,7 @@ static int run(int argc, char **argv, gdn_dist *dist) {
         return cli_usage("gradcheck", "--result: expected no --backend and no --exact with it");
     code = cli_case_kind(&options, &kind);
     if (code == CLI_GO_ON && !options.result)
-        code = cli_open_context(&options, &context);
+        code = cli_open_context(&options, kind, &context);
     if (code == CLI_GO_ON)
         code = kind == GDN_IO_CASE ? check_operator_file(&options, context, &report)
                                    : check_layer_file(&options, context, &report);

@@ -166,9 +166,11 @@ int cli_parse(const cli_syntax *syntax, int argc, char **argv, cli_options *o) {
     return CLI_GO_ON;
 }
 
-int cli_open_context(cli_options *o, gdn_context **context) {
+int cli_open_context(cli_options *o, gdn_io_kind kind, gdn_context **context) {
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     config.backend = o->backend;
+    if (config.backend == GDN_BACKEND_AUTO && kind != GDN_IO_CASE)
+        config.backend = GDN_BACKEND_CPU; /* the layer has no other fast one */
     CLI_TRY(gdn_context_create(context, &config));
     const gdn_backend backend = gdn_context_backend(*context);
     if (!o->dtype_given)

@@ -56,9 +56,9 @@ enum {
 /* CLI_GO_ON, or the code to exit with: after --help, or with one line on stderr. */
 int cli_parse(const cli_syntax *syntax, int argc, char **argv, cli_options *options);
 
-/* Opens the backend and settles the dtype: bf16 on cuda, fp32 on cpu, fp64 on reference, which
- * takes no other. CLI_GO_ON or an exit code. */
-int cli_open_context(cli_options *options, gdn_context **context);
+/* Opens the backend for a case of that kind and settles the dtype: bf16 on cuda, fp32 on cpu, fp64
+ * on reference, which takes no other. CLI_GO_ON or an exit code. */
+int cli_open_context(cli_options *options, gdn_io_kind kind, gdn_context **context);
 
 /* Whether path[0] is an operator or a layer case, and result, if given, one of the same kind.
  * CLI_GO_ON or an exit code. */

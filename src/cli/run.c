@@ -207,7 +207,7 @@ static int run(int argc, char **argv, gdn_dist *dist) {
         return cli_usage("run", "expected -o RESULT.h5, found nothing");
     code = cli_case_kind(&options, &kind);
     if (code == CLI_GO_ON)
-        code = cli_open_context(&options, &context);
+        code = cli_open_context(&options, kind, &context);
     if (code == CLI_GO_ON)
         code = kind == GDN_IO_CASE ? run_operator_file(&options, context)
                                    : run_layer_file(&options, context);

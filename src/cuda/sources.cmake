@@ -1,1 +1,3 @@
-target_sources(gdn PRIVATE ${CMAKE_CURRENT_LIST_DIR}/cuda.c)
+target_sources(gdn PRIVATE
+  ${CMAKE_CURRENT_LIST_DIR}/cuda.c
+  ${CMAKE_CURRENT_LIST_DIR}/memory.c)

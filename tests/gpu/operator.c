@@ -8,6 +8,12 @@ static const int64_t packed[] = {0, 0, 1, 64, 64, 129, 193, 200};
 static const int64_t padded[] = {0, 70, 131};
 static const int64_t empty[] = {0, 0, 0, 0};
 
+/* 4000 sequences of 1 to 60 tokens; filled in by main. */
+enum {
+    MANY = 4000
+};
+static int64_t many[MANY + 1];
+
 #define B GDN_DTYPE_BF16
 #define H GDN_DTYPE_FP16
 #define F GDN_DTYPE_FP32
@@ -49,6 +55,9 @@ static const gpu_case cases[] = {
     {"bf16.K256.V256", B, 200, 1, NULL, 1, 2, 256, 256, GATES_WEAK, KEYS_UNIT, 1, 0, 0, 0},
     {"bf16.K256.V128", B, 130, 2, padded, 1, 3, 256, 128, GATES_MIXED, KEYS_UNIT, 1, 0, 0, 0},
     {"bf16.K64.V256", B, 130, 1, NULL, 1, 1, 64, 256, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
+    {"bf16.many", B, 0, MANY, many, 1, 2, 32, 32, GATES_MIXED, KEYS_UNIT, 1, 0, 0, 0},
+    {"bf16.many.host", B, 0, MANY, many, 1, 1, 16, 32, GATES_NORMAL, KEYS_UNIT, 1, 0, 0,
+     GDN_FLAG_CU_SEQLENS_HOST | GDN_FLAG_SAVE_STATES},
     {"fp16.T300.mixed", H, 300, 1, NULL, 1, 4, 128, 128, GATES_MIXED, KEYS_UNIT, 1, 0, 0, 0},
     {"fp16.packed", H, 210, 7, packed, 2, 4, 64, 64, GATES_WEAK, KEYS_UNIT, 1, 1, 0, 0},
     {"fp16.K256.V96", H, 130, 1, NULL, 1, 2, 256, 96, GATES_NORMAL, KEYS_UNIT, 0, 0, 0, 0},
@@ -76,6 +85,8 @@ int main(int argc, char **argv) {
     gdn_context *context = gpu_context();
     if (!context)
         return 77;
+    for (int64_t n = 0; n < MANY; ++n)
+        many[n + 1] = many[n] + 1 + n * 7919 % 60;
     for (int i = part; i < count; i += parts) {
         gpu_case c = cases[i];
         gpu_run r;
