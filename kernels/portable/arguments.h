@@ -14,6 +14,15 @@ namespace gdni {
 template <typename T>
 constexpr int CHUNK = sizeof(T) == 4 ? 32 : 64;
 
+// Columns of K that one CTA of stage 3 of backward takes: what its registers hold without spills.
+template <typename T>
+constexpr int SPLIT = sizeof(T) == 4 ? 64 : 128;
+
+// Kernels are made for these K; columns beyond the problem's are zeros.
+constexpr int padded_k(int K) {
+    return K <= 64 ? 64 : K <= 128 ? 128 : 256;
+}
+
 // Rows of a tile's gate table, each of a chunk's length: e^c, e^{c_C - c}, beta, and c as the sum
 // of two floats, so that differences inside a chunk keep their digits behind strong gates.
 enum GateRow {
@@ -45,7 +54,7 @@ struct Arguments {
     const int64_t *cu_seqlens;          // on the device, or NULL: equal lengths
     const float *initial_state, *dht;   // [N, Hv, K, V] or NULL
     float *final_state, *dh0;           // [N, Hv, K, V] or NULL
-    float *dg, *dbeta;                  // [T, Hv]; [splits][T, Hv] where K > 128
+    float *dg, *dbeta;                  // [T, Hv]; [splits][T, Hv] where there are several
     float *dq32, *dk32;                 // [T, Hk, K]: where q and k are normalised inside
     int64_t T, N;
     int32_t Hk, Hv, K, V;

@@ -31,7 +31,6 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_i
             const float *e = stage.gates + GATE_EXP * C, *left = stage.gates + GATE_EXP_LEFT * C;
             const float *beta = stage.gates + GATE_BETA * C;
             T *columns = stage.slice + (item.v0 - item.slice);
-            const Chunk chunk = a.chunks[index];
             if (a.states)
                 state_keep<T>(s, a, item, index, a.states);
             float u[CT][4], o[CT][4];
@@ -64,6 +63,7 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_i
                 for (int t = 0; t < CT; t += 2)
                     multiply<COLUMNS>(o, operand_from<T>(d[t], d[t + 1]), stage.scores + t * 8,
                                       LD_C, t);
+                const Chunk chunk = a.chunks[index];
                 slice_store<T, C>(o, columns, ld,
                                   row_pointer<T>(a.o, chunk.token, item.head) + item.v0, a.o.token,
                                   chunk.rows, a.o.aligned);

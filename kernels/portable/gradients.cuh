@@ -1,5 +1,5 @@
 // Stage 3 of backward, parallel over chunks: dq, dk, dv, dg, dbeta. One CTA per (chunk, k-head) and
-// 128 columns of K, a loop over the v-heads of the group and over slices of 32 columns of V.
+// SPLIT columns of K, a loop over the v-heads of the group and over slices of 32 columns of V.
 //
 //     dQ_i = s e^c (dO S^T)      F = E S^T      dK_s = e^{c_C - c} (D dS'^T)      per v-head
 //     dP   = dO D^T              Z = E D^T      lower triangle
@@ -12,10 +12,10 @@
 //     dg_t = z + sum_{i>=t} (r_i + row_i(B) - column_i(B)) + sum_{j<t} w_j
 //
 // Warp (m, n) of C / 16 by 2 owns 16 rows and half of the columns, of K and of the C x C products.
-// With K > 128 every CTA of the two (or more) adds its columns' part of dg and dbeta; the first
+// With more columns every CTA of the two or four gives its columns' part of dg and dbeta; the first
 // also the parts that do not depend on K. They are summed afterwards in a fixed order.
 //
-// Shared memory: Q, K [C][K]; one slice of dO, D, E, V [C][32] and S^T, dS'^T [32][128], twice
+// Shared memory: Q, K [C][K]; one slice of dO, D, E, V [C][32] and S^T, dS'^T [32][SPLIT], twice
 // where it fits; of each thread G and W in fp32, Q K^T and N; the gate table; partial sums. G and W
 // as operands take the slice's place at the end.
 #pragma once
@@ -28,8 +28,8 @@ namespace gdni {
 
 template <typename T, int C, int KP>
 struct GradientsShape {
-    static constexpr int KN = KP < 128 ? KP : 128; // columns of K of one CTA
-    static constexpr int SLICE = 32;               // columns of V at a time
+    static constexpr int KN = KP < SPLIT<T> ? KP : SPLIT<T>; // columns of K of one CTA
+    static constexpr int SLICE = 32;                         // columns of V at a time
     static constexpr int WARPS = C / 8, THREADS = 32 * WARPS;
     static constexpr int NT = KN / 16, PT = C / 16; // column blocks of a warp, of K and of C x C
     static constexpr int LD_K = KP + PIECE<T>, LD_N = KN + PIECE<T>, LD_S = SLICE + PIECE<T>;

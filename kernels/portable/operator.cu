@@ -175,7 +175,7 @@ class Operator {
 
   private:
     int splits() const {
-        return (p_.K + 127) / 128;
+        return (padded_k(p_.K) + SPLIT<T> - 1) / SPLIT<T>;
     }
 
     // Chunk table, gate tables, inverses, scores for chunks of C tokens with elements X.
