@@ -15,7 +15,8 @@ gdn_status gdni_cuda_context_init(gdn_context *context) {
     const int count = gdni_cuda_device_count();
     if (context->device >= count)
         return gdni_fail(GDN_STATUS_NO_BACKEND,
-                         "gdn_context_create: device is %d, but this machine shows %d CUDA devices",
+                         "gdn_context_create: backend cuda: device is %d, but this machine shows "
+                         "%d CUDA devices",
                          context->device, count);
     const int error = gdni_cuda_device_info(context->device, &info);
     if (error)
