@@ -14,6 +14,7 @@ gdn_status gdni_device_copy(const gdn_context *context, void *to, const void *fr
 /* No context has a device here. */
 static inline gdn_status gdni_device_allocate(const gdn_context *context, size_t bytes,
                                               void **out) {
+    *out = NULL;
     return gdni_fail(GDN_STATUS_NO_BACKEND, "backend cuda is not part of this build");
 }
 static inline void gdni_device_release(const gdn_context *context, void *memory) {}
