@@ -209,7 +209,7 @@ int cli_plan(int argc, char **argv) {
         options.backend = GDN_BACKEND_CPU;
     if (options.backend == GDN_BACKEND_CUDA)
         return cli_usage("plan", "--backend: expected reference or cpu, found 'cuda'");
-    code = cli_open_context(&options, &context);
+    code = cli_open_context(&options, GDN_IO_CASE, &context);
     if (code == CLI_GO_ON) {
         const gdn_status status = gdn_io_case_read(options.path[0], &c);
         code = status == GDN_STATUS_OK ? plan_case(&options, context, &c)
