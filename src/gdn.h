@@ -133,7 +133,8 @@ typedef struct gdn_context_config {
     { sizeof(gdn_context_config), GDN_BACKEND_AUTO, 0, 0 }
 
 /*
- * Creates a context: what backend computes, on which device. Several contexts, also on several
+ * Creates a context: what backend computes, on which device. Tensors are then memory of that device
+ * (cuda) or of the host (reference, cpu). Several contexts, also on several
  * devices, may live in one process. config may be NULL for the defaults. Errors: NO_BACKEND (not
  * built, no such device), INVALID_ARGUMENT, OUT_OF_MEMORY.
  */

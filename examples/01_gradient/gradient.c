@@ -44,8 +44,10 @@ int main(void) {
 
     /* What is computed, and where. */
     gdn_context *context;
+    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_problem problem = GDN_PROBLEM_INIT;
-    TRY(gdn_context_create(&context, NULL));
+    config.backend = GDN_BACKEND_CPU; /* the tensors here are host memory */
+    TRY(gdn_context_create(&context, &config));
     problem.T = T;
     problem.Hk = problem.Hv = H;
     problem.K = K;

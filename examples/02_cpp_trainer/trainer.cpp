@@ -83,7 +83,9 @@ void make_batch(const gdn_layer &layer, std::mt19937 &random, std::vector<float>
 
 void run() {
     gdn_context *raw = nullptr;
-    check(gdn_context_create(&raw, nullptr));
+    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
+    config.backend = GDN_BACKEND_CPU; // the tensors here are host memory
+    check(gdn_context_create(&raw, &config));
     const std::unique_ptr<gdn_context, decltype(&gdn_context_destroy)> context(raw,
                                                                                gdn_context_destroy);
     gdn_layer layer = GDN_LAYER_INIT;

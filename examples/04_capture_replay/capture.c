@@ -68,6 +68,7 @@ static void capture(const char *path) {
 
 int main(int argc, char **argv) {
     gdn_context *context;
+    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_problem problem = GDN_PROBLEM_INIT;
     gdn_sizes sizes = GDN_SIZES_INIT;
     gdn_tensors t = GDN_TENSORS_INIT;
@@ -79,7 +80,8 @@ int main(int argc, char **argv) {
     problem.Hk = problem.Hv = H;
     problem.K = K;
     problem.V = V;
-    TRY(gdn_context_create(&context, NULL));
+    config.backend = GDN_BACKEND_CPU;
+    TRY(gdn_context_create(&context, &config));
     TRY(gdn_problem_sizes(context, &problem, &sizes));
     t.workspace_size = sizes.forward_workspace > sizes.backward_workspace
                            ? sizes.forward_workspace
