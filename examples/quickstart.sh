@@ -63,8 +63,16 @@ continued=("$gdn" train --config "$config" --data "$out/kjv.h5" --init-from "$ou
   --warmup 10 --eval-every 50)
 say "continuing at the same context"
 "${continued[@]}" --out "$out/short"
-say "continuing at 8 times the context, as many tokens"
-"${continued[@]}" --out "$out/long" --context 1024 --sample 300
+long=("${continued[@]}" --out "$out/long" --context 1024 --sample 300)
+if command -v mpirun >/dev/null && grep -q 'MPI: on' "$build/build.log"; then
+  say "continuing at 8 times the context, as many tokens, on two ranks"
+  ranks=(mpirun -n 2 --oversubscribe --bind-to none)
+  [ "$(id -u)" -ne 0 ] || ranks+=(--allow-run-as-root)
+  "${ranks[@]}" "${long[@]}" --threads 1
+else
+  say "continuing at 8 times the context, as many tokens"
+  "${long[@]}"
+fi
 
 (cd "$out" && "$gdn" plot base short long -o loss.svg)
 say "plot: $out/loss.svg"

@@ -165,7 +165,7 @@ static int train(int argc, char **argv, gdn_dist *dist) {
     }
     if (cli_rank(dist) > 0)
         run.screen = NULL;
-    run.terminal = isatty(STDOUT_FILENO);
+    run.terminal = !dist && isatty(STDOUT_FILENO); /* mpirun gives ranks one, whatever its own is */
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     CLI_TRY(gdni_train(&run));
