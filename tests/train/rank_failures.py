@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from support import FLAGS, Checks, arguments, differences, make_data, newest, run
+from support import FLAGS, Checks, arguments, differences, make_data, newest, rank_processes, run
 
 gdn = arguments()
 mpirun, times = sys.argv[3].split(), 10 if "long" in sys.argv[4:] else 1
@@ -33,22 +33,6 @@ def start(out, *more):
     return [*TRAIN, "--out", out, *more]
 
 
-def processes(out):
-    """The ranks' processes, in the order of their start."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read().decode().split("\0")
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", file.read())
-        except OSError:
-            continue
-        if words[0] == gdn and out in words and rank:
-            found.append((int(rank[1]), int(pid)))
-    return [pid for _, pid in sorted(found)]
-
-
 def end(name, job, pattern, code, out, began):
     """Waits for a job that has to fail."""
     try:
@@ -66,7 +50,7 @@ def end(name, job, pattern, code, out, began):
     else:
         c.check(not lines and "exited on signal 9" in errors, f"{name}: expected a line of mpirun, found {errors}")
     time.sleep(0.2)
-    c.check(not processes(out), f"{name}: left behind: {processes(out)}")
+    c.check(not rank_processes(gdn, out), f"{name}: left behind: {rank_processes(gdn, out)}")
 
 
 def fail(name, command, pattern, code, out="none"):
@@ -90,7 +74,7 @@ def signalled(name, number, victim, pattern, code):
     while "step 20/" not in job.stdout.readline():
         pass
     time.sleep(rng.uniform(0, 0.3))
-    os.kill(processes(out)[victim], number)
+    os.kill(rank_processes(gdn, out)[victim], number)
     began = time.monotonic()
     end(name, job, pattern, code, out, began)
     continues(name, out)

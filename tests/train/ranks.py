@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
-from support import Checks, arguments, contents, differences, make_data, newest, run
+from support import Checks, arguments, contents, differences, make_data, newest, rank_processes, run
 
 gdn = arguments()
 mpirun, long = sys.argv[3].split(), "long" in sys.argv[4:]
@@ -101,8 +101,7 @@ for alone in False, True:
         pass
     victim = job.pid
     if alone:
-        found = subprocess.run(["pgrep", "-f", f"train --out {out} "], capture_output=True, text=True).stdout.split()
-        victim = max(int(pid) for pid in found if int(pid) != job.pid)
+        victim = rank_processes(gdn, out)[1]
     os.kill(victim, signal.SIGTERM)
     text, errors = job.communicate(timeout=60)
     c.check(len(re.findall("stopped after step", text)) == 1, f"{out}: {text}{errors}")

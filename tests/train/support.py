@@ -1,6 +1,7 @@
 """Helpers of the trainer's scripts: running the command, comparing checkpoints and logs."""
 import glob
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,3 +81,19 @@ def differences(path, other):
     missing = set(a) ^ set(b)
     return sorted(missing) + [name for name in sorted(set(a) & set(b))
                               if a[name].dtype != b[name].dtype or a[name].tobytes() != b[name].tobytes()]
+
+
+def rank_processes(gdn, out):
+    """The processes of a run over ranks, by rank."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().decode().split("\0")
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", file.read())
+        except OSError:
+            continue
+        if words[0] == gdn and out in words and rank:
+            found.append((int(rank[1]), int(pid)))
+    return [pid for _, pid in sorted(found)]
