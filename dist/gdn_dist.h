@@ -58,7 +58,8 @@ typedef struct gdn_request gdn_request; /* a started send or receive; freed by w
 struct gdn_transport {
     size_t size;
     int32_t rank, ranks;
-    /* At most 2^31 - 1 bytes; data stays untouched until wait. */
+    /* At most 2^31 - 1 bytes; data stays untouched until wait. Tags of a program's own: 100 to 999.
+     */
     gdn_status (*send)(gdn_transport *transport, int32_t to, int32_t tag, const void *data,
                        size_t bytes, gdn_request **request);
     /* A message of at most `bytes`. */
@@ -89,9 +90,9 @@ typedef struct gdn_dist_config {
     int32_t sequence_ranks;   /* ranks that share a sequence; divides the rank count; 0 = all. The
                                  rest is data parallel */
     double deadline;          /* seconds after which a silent rank ends the job; 0 = 30; >= 0.5 */
-    double wait_limit; /* seconds after which a rank that is alive, but keeps another waiting (in a
-                          long checkpoint, or at another call), ends the job; 0 = 10 deadlines;
-                          >= 2 deadlines */
+    double wait_limit; /* seconds after which a rank that is alive and at work, but keeps another
+                          waiting, ends the job; 0 = 10 deadlines; >= 2 deadlines. Where all ranks
+                          wait for one another it is 2 deadlines */
 } gdn_dist_config;
 
 #define GDN_DIST_CONFIG_INIT                                                                       \

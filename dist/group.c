@@ -6,6 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    TAGS = 1 << 12 /* of one group; tags of the program's own are from 100 on */
+};
+
+struct gdni_mpi {
+    MPI_Comm communicator;
+};
+
 static const double DEFAULT_DEADLINE = 30.0, SHORTEST_DEADLINE = 0.5;
 
 typedef struct setup {
@@ -66,50 +74,49 @@ static double own_limit(const setup *s) {
 /* A copy of the caller's communicator, without waiting for ever for the others. */
 static gdn_status duplicate(const setup *s, MPI_Comm *copy) {
     static const char *const what = "gdn_dist_create: waiting for all ranks to call it";
+    MPI_Comm made;
     MPI_Request request;
-    GDNI_MPI_TRY(MPI_Comm_idup(s->parent, copy, &request), what);
+    *copy = MPI_COMM_NULL;
+    GDNI_MPI_TRY(MPI_Comm_idup(s->parent, &made, &request), what);
     GDN_TRY(gdni_mpi_wait(&request, NULL, what, GDNI_ALL, s->config.deadline, MPI_STATUS_IGNORE));
-    GDNI_MPI_TRY(MPI_Comm_set_errhandler(*copy, MPI_ERRORS_RETURN), what);
+    GDNI_MPI_TRY(MPI_Comm_set_errhandler(made, MPI_ERRORS_RETURN), what);
+    *copy = made;
     return GDN_STATUS_OK;
 }
 
-/* Ranks with the same color, in order of their rank. */
-static gdn_status make_subgroup(gdn_dist *dist, const setup *s, gdn_dist_group group, int first,
-                                int step, int count) {
-    MPI_Comm communicator;
-    int32_t *world = malloc(sizeof(*world) * (size_t)count);
-    if (!world)
-        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for a group");
-    for (int i = 0; i < count; ++i)
-        world[i] = first + i * step;
-    gdni_watch_waiting(dist->watch, "gdn_dist_create: making groups", GDNI_ALL);
-    int code = MPI_Comm_split(s->parent, first, s->rank, &communicator);
-    gdni_watch_waiting(dist->watch, "", GDNI_ALL);
-    gdn_status status = GDN_STATUS_OK;
-    if (code != MPI_SUCCESS) {
-        status = gdni_mpi_fail(code, "gdn_dist_create");
-    } else {
-        MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
-        status = gdni_mpi_transport(&dist->transports[group], communicator, dist->watch, world,
-                                    own_limit(s));
+/* The transports of `count` groups from the first on: WORLD first, whose checks the others need. */
+static gdn_status make_groups(gdn_dist *dist, const setup *s, int first, int count) {
+    const int width = first == GDN_DIST_WORLD ? 1 : s->config.sequence_ranks;
+    const int place = s->rank % width;
+    gdni_mpi_group groups[GDNI_GROUPS] = {{.rank = s->rank, .ranks = s->ranks, .step = 1},
+                                          {.rank = place, .ranks = width, .step = 1},
+                                          {.rank = s->rank / width, .ranks = s->ranks / width}};
+    groups[GDN_DIST_SEQUENCE].first = s->rank - place;
+    groups[GDN_DIST_DATA].first = place;
+    groups[GDN_DIST_DATA].step = width;
+    for (int i = first; i < first + count; ++i) {
+        groups[i].communicator = dist->mpi->communicator;
+        groups[i].first_tag = i * TAGS;
+        groups[i].watch = dist->watch;
+        groups[i].wait_limit = own_limit(s);
+        GDN_TRY(gdni_mpi_transport(&dist->transports[i], &groups[i]));
     }
-    free(world);
-    return status;
+    return GDN_STATUS_OK;
 }
 
 static gdn_status set_up(gdn_dist *dist, setup *s) {
-    MPI_Comm world, heartbeats;
+    MPI_Comm heartbeats;
     char text[256];
     int32_t shared = 0;
-    GDN_TRY(duplicate(s, &world));
+    GDN_TRY(duplicate(s, &dist->mpi->communicator));
     if (s->ranks > 1) {
         GDN_TRY(duplicate(s, &heartbeats));
         GDN_TRY(gdni_watch_start(&dist->watch, heartbeats,
                                  fmax(s->config.deadline, SHORTEST_DEADLINE),
                                  s->config.wait_limit));
     }
-    GDN_TRY(gdni_mpi_transport(&dist->transports[GDN_DIST_WORLD], world, dist->watch, NULL,
-                               own_limit(s)));
+    /* From here on no call of MPI blocks, and every wait is watched. */
+    GDN_TRY(make_groups(dist, s, GDN_DIST_WORLD, 1));
     snprintf(text, sizeof(text),
              "library version %u; sequence_ranks %d; deadline %g; wait_limit %g",
              (unsigned)gdn_version(), s->config.sequence_ranks, s->config.deadline,
@@ -118,9 +125,7 @@ static gdn_status set_up(gdn_dist *dist, setup *s) {
                                          "gdn_dist_create", text, &shared);
     if (status != GDN_STATUS_OK)
         return shared ? gdni_dist_shared(dist, status) : status;
-    const int width = s->config.sequence_ranks, place = s->rank % width;
-    GDN_TRY(make_subgroup(dist, s, GDN_DIST_SEQUENCE, s->rank - place, 1, width));
-    return make_subgroup(dist, s, GDN_DIST_DATA, place, width, s->ranks / width);
+    return make_groups(dist, s, GDN_DIST_SEQUENCE, GDNI_GROUPS - 1);
 }
 
 static void release(gdn_dist *dist) {
@@ -128,6 +133,9 @@ static void release(gdn_dist *dist) {
     for (int i = 0; i < GDNI_GROUPS; ++i)
         if (dist->transports[i])
             dist->transports[i]->destroy(dist->transports[i]);
+    if (dist->mpi && dist->mpi->communicator != MPI_COMM_NULL)
+        MPI_Comm_free(&dist->mpi->communicator);
+    free(dist->mpi);
     free(dist);
 }
 
@@ -138,14 +146,20 @@ gdn_status gdn_dist_create(gdn_dist **out, const gdn_dist_config *config) {
     *out = NULL;
     GDN_TRY(check_config(config, &s));
     gdn_dist *dist = calloc(1, sizeof(*dist));
-    if (!dist)
+    struct gdni_mpi *mpi = calloc(1, sizeof(*mpi));
+    if (!dist || !mpi) {
+        free(dist);
+        free(mpi);
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for the group");
-    gdn_status status = set_up(dist, &s);
+    }
+    mpi->communicator = MPI_COMM_NULL;
+    dist->mpi = mpi;
+    const gdn_status status = set_up(dist, &s);
+    gdni_watch_doing(dist->watch, "the program");
     if (dist->transports[GDN_DIST_WORLD])
         *out = dist;
     else
-        free(dist);
-    gdni_watch_doing(dist->watch, "the program");
+        release(dist);
     return status;
 }
 

@@ -14,6 +14,7 @@ enum {
 
 struct gdn_dist {
     gdn_transport *transports[GDNI_GROUPS]; /* by gdn_dist_group */
+    struct gdni_mpi *mpi;                   /* the communicator of the transports */
     gdni_watch *watch;                      /* NULL: one rank */
     int32_t failed;                         /* this rank alone has failed; reason says why */
     char reason[GDNI_TEXT];
@@ -31,7 +32,9 @@ gdn_status gdni_dist_shared(gdn_dist *dist, gdn_status status);
 gdn_status gdni_agree(gdn_transport *transport, gdn_status mine, const char *name,
                       const char *description, int32_t *shared);
 
-/* all_reduce of gdn_transport, on its send and receive. */
+/* all_gather and all_reduce of gdn_transport, on its send and receive. */
+gdn_status gdni_all_gather(gdn_transport *transport, const void *mine, void *all, size_t bytes,
+                           const char *what);
 gdn_status gdni_all_reduce(gdn_transport *transport, gdn_dtype dtype, void *data, int64_t count,
                            const char *what);
 
@@ -41,7 +44,8 @@ enum {
     GDNI_TAG_BACKWARD,
     GDNI_TAG_HALO,
     GDNI_TAG_HALO_GRADIENT,
-    GDNI_TAG_REDUCE
+    GDNI_TAG_REDUCE,
+    GDNI_TAG_GATHER
 };
 
 #endif /* GDNI_DIST_GROUP_H */

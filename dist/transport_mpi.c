@@ -14,7 +14,8 @@ struct gdn_request {
 
 typedef struct mpi_transport {
     gdn_transport base;
-    MPI_Comm communicator;
+    MPI_Comm communicator; /* of all ranks; not the transport's own */
+    int32_t first_tag;
     gdni_watch *watch;
     double wait_limit;
     int32_t world[]; /* rank in the whole job, of each rank */
@@ -79,18 +80,20 @@ static gdn_status send_bytes(gdn_transport *base, int32_t to, int32_t tag, const
                              size_t bytes, gdn_request **request) {
     mpi_transport *t = (mpi_transport *)base;
     GDN_TRY(start(t, to, 1, bytes, request));
-    return started(
-        t, MPI_Isend(data, (int)bytes, MPI_BYTE, to, tag, t->communicator, &(*request)->request),
-        request);
+    return started(t,
+                   MPI_Isend(data, (int)bytes, MPI_BYTE, t->world[to], t->first_tag + tag,
+                             t->communicator, &(*request)->request),
+                   request);
 }
 
 static gdn_status receive_bytes(gdn_transport *base, int32_t from, int32_t tag, void *data,
                                 size_t bytes, gdn_request **request) {
     mpi_transport *t = (mpi_transport *)base;
     GDN_TRY(start(t, from, 0, bytes, request));
-    return started(
-        t, MPI_Irecv(data, (int)bytes, MPI_BYTE, from, tag, t->communicator, &(*request)->request),
-        request);
+    return started(t,
+                   MPI_Irecv(data, (int)bytes, MPI_BYTE, t->world[from], t->first_tag + tag,
+                             t->communicator, &(*request)->request),
+                   request);
 }
 
 static gdn_status wait_request(gdn_transport *base, gdn_request **request, const char *what,
@@ -117,21 +120,6 @@ static gdn_status wait_request(gdn_transport *base, gdn_request **request, const
     return status;
 }
 
-static gdn_status all_gather(gdn_transport *base, const void *mine, void *all, size_t bytes,
-                             const char *what) {
-    mpi_transport *t = (mpi_transport *)base;
-    MPI_Request request;
-    GDNI_REQUIRE(bytes <= INT_MAX, "gdn_transport: %zu bytes to gather, expected at most %d", bytes,
-                 INT_MAX);
-    GDNI_MPI_TRY(MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE,
-                                t->communicator, &request),
-                 what);
-    gdn_status status =
-        gdni_mpi_wait(&request, t->watch, what, GDNI_ALL, t->wait_limit, MPI_STATUS_IGNORE);
-    gdni_watch_waiting(t->watch, "", GDNI_ALL);
-    return status;
-}
-
 static void end_job(gdn_transport *base, int32_t exit_code, const char *reason) {
     mpi_transport *t = (mpi_transport *)base;
     char line[GDNI_TEXT];
@@ -143,28 +131,23 @@ static void end_job(gdn_transport *base, int32_t exit_code, const char *reason) 
 }
 
 static void destroy(gdn_transport *base) {
-    mpi_transport *t = (mpi_transport *)base;
-    MPI_Comm_free(&t->communicator);
-    free(t);
+    free(base);
 }
 
-gdn_status gdni_mpi_transport(gdn_transport **transport, MPI_Comm communicator, gdni_watch *watch,
-                              const int32_t *world, double wait_limit) {
-    int rank = 0, ranks = 1;
-    MPI_Comm_rank(communicator, &rank);
-    MPI_Comm_size(communicator, &ranks);
-    mpi_transport *t = calloc(1, sizeof(*t) + sizeof(*t->world) * (size_t)ranks);
+gdn_status gdni_mpi_transport(gdn_transport **transport, const gdni_mpi_group *group) {
+    mpi_transport *t = calloc(1, sizeof(*t) + sizeof(*t->world) * (size_t)group->ranks);
     if (!t)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for a transport");
-    const gdn_transport base = {sizeof(base),  rank,         ranks,      send_bytes,
-                                receive_bytes, wait_request, all_gather, gdni_all_reduce,
+    const gdn_transport base = {sizeof(base),  group->rank,  group->ranks,    send_bytes,
+                                receive_bytes, wait_request, gdni_all_gather, gdni_all_reduce,
                                 end_job,       destroy};
     t->base = base;
-    t->communicator = communicator;
-    t->watch = watch;
-    t->wait_limit = wait_limit;
-    for (int i = 0; i < ranks; ++i)
-        t->world[i] = world ? world[i] : i;
+    t->communicator = group->communicator;
+    t->first_tag = group->first_tag;
+    t->watch = group->watch;
+    t->wait_limit = group->wait_limit;
+    for (int32_t i = 0; i < group->ranks; ++i)
+        t->world[i] = group->first + i * group->step;
     *transport = &t->base;
     return GDN_STATUS_OK;
 }

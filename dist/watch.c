@@ -245,11 +245,18 @@ static int find_culprit(gdni_watch *watch, int rank) {
     return -1;
 }
 
+/* Waits for a busy rank may last until wait_limit. Where all ranks wait nothing will come. */
 static void look_for_waits(gdni_watch *watch) {
+    const double patience = 2 * watch->deadline;
+    int all_stuck = 1;
+    for (int rank = 0; rank < watch->ranks; ++rank) {
+        const state s = state_of(watch, rank);
+        all_stuck = all_stuck && s.waits && s.waited > patience;
+    }
     for (int rank = 0; rank < watch->ranks; ++rank) {
         const state s = state_of(watch, rank);
         char line[GDNI_TEXT];
-        if (!s.waits || s.waited <= watch->wait_limit)
+        if (!s.waits || s.waited <= (all_stuck ? patience : watch->wait_limit))
             continue;
         const int culprit = find_culprit(watch, rank);
         if (culprit >= 0)

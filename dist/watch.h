@@ -44,9 +44,16 @@ gdn_status gdni_mpi_fail(int code, const char *what);
             return gdni_mpi_fail(gdni_code_, what);                                                \
     } while (0)
 
-/* communicator is taken over; world[ranks]: ranks in the whole job, copied. */
-gdn_status gdni_mpi_transport(gdn_transport **transport, MPI_Comm communicator, gdni_watch *watch,
-                              const int32_t *world, double wait_limit);
+/* A group: ranks first, first + step, ... of a communicator that all groups share. */
+typedef struct gdni_mpi_group {
+    MPI_Comm communicator;
+    int32_t rank, ranks, first, step;
+    int32_t first_tag; /* tells the messages of the groups apart */
+    gdni_watch *watch;
+    double wait_limit;
+} gdni_mpi_group;
+
+gdn_status gdni_mpi_transport(gdn_transport **transport, const gdni_mpi_group *group);
 /* Waits for a request of MPI itself. */
 gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *what, int32_t peer,
                          double limit, MPI_Status *result);

@@ -1,6 +1,9 @@
 /*
- * Sum over ranks in a fixed order. The data are taken in blocks; rank r owns slice r of a block:
- * it receives that slice of every rank, adds them in rank order, and sends the sum to all.
+ * Collectives on send and receive alone, which makes their order ours and their waits ones that
+ * end.
+ *
+ * The sum over ranks: the data are taken in blocks; rank r owns slice r of a block: it receives
+ * that slice of every rank, adds them in rank order, and sends the sum to all.
  */
 #include "group.h"
 
@@ -72,6 +75,28 @@ static gdn_status reduce_block(const reduction *r, char *data, int64_t count) {
                         r->requests + ranks + s));
     }
     return wait_all(r);
+}
+
+gdn_status gdni_all_gather(gdn_transport *t, const void *mine, void *all, size_t bytes,
+                           const char *what) {
+    const int32_t ranks = t->ranks;
+    gdn_request **requests = calloc(2 * (size_t)ranks, sizeof(*requests));
+    gdn_status status = GDN_STATUS_OK;
+    if (!requests)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory for requests", what);
+    memcpy((char *)all + bytes * (size_t)t->rank, mine, bytes);
+    for (int32_t r = 0; r < ranks && status == GDN_STATUS_OK; ++r) {
+        if (r == t->rank)
+            continue;
+        status =
+            t->receive(t, r, GDNI_TAG_GATHER, (char *)all + bytes * (size_t)r, bytes, requests + r);
+        if (status == GDN_STATUS_OK)
+            status = t->send(t, r, GDNI_TAG_GATHER, mine, bytes, requests + ranks + r);
+    }
+    for (int32_t i = 0; i < 2 * ranks && status == GDN_STATUS_OK; ++i)
+        status = t->wait(t, requests + i, what, NULL);
+    free(requests);
+    return status;
 }
 
 gdn_status gdni_all_reduce(gdn_transport *transport, gdn_dtype dtype, void *data, int64_t count,
