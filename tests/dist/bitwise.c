@@ -37,6 +37,7 @@ static void check(gdn_dist *dist, const part *x, gdn_backend backend, int index)
 }
 
 int main(void) {
+    static const gdn_dtype dtypes[] = {GDN_DTYPE_FP64, GDN_DTYPE_FP32};
     static const gdn_backend backends[] = {GDN_BACKEND_REFERENCE, GDN_BACKEND_CPU};
     gdn_dist *dist = test_begin(20.0, 0);
     for (int i = 1; i <= 30; ++i) {
@@ -47,7 +48,7 @@ int main(void) {
         shard.N = b.problem.N;
         shard.cu_seqlens = b.cu_seqlens;
         for (int j = 0; j < 2; ++j) {
-            part x = part_run(&b, dist, &shard, backends[j], i % 2 ? GDN_FLAG_SAVE_STATES : 0, 0.0);
+            part x = part_run(&b, dist, &shard, dtypes[j], i % 2 ? GDN_FLAG_SAVE_STATES : 0, 0.0);
             check(dist, &x, backends[j], i);
             CHECK(x.traffic.forward_bytes == 0 && x.traffic.backward_bytes == 0,
                   "batch %d: one rank sent something", i);

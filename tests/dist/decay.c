@@ -20,12 +20,12 @@ static batch make(int64_t T, int32_t Hv, int32_t K, int32_t V, double gate, doub
     return b;
 }
 
-static part run(batch *b, gdn_dist *dist, uint32_t flags, const char *name) {
+static part run(batch *b, gdn_dist *dist, gdn_dtype dtype, uint32_t flags, const char *name) {
     gdn_shard shard = GDN_SHARD_INIT;
     shard.T = b->problem.T;
     gdn_shard_even(&shard, gdn_dist_rank(dist, GDN_DIST_SEQUENCE), RANKS);
-    part x = part_run(b, dist, &shard, GDN_BACKEND_CPU, flags, 0.0);
-    part_check(&x, dist, FP32, name);
+    part x = part_run(b, dist, &shard, dtype, flags, 0.0);
+    part_check(&x, dist, tolerances_of(dtype), name);
     return x;
 }
 
@@ -54,14 +54,14 @@ static void test_strong(gdn_dist *dist) {
     for (int64_t T = 384; T <= 1536; T *= 2) {
         batch b = make(T, 1, 16, 8, 1.0, 1.0);
         batch_solve(&b);
-        part x = run(&b, dist, 0, "strong gates");
+        part x = run(&b, dist, GDN_DTYPE_FP32, 0, "strong gates");
         check_heads(&x, 1, 0, "strong gates");
         check_bytes(&x, "strong gates");
         CHECK(!x.local.part.to_right || x.traffic.segment_tokens == 64,
               "T %lld: the segment pass read %lld tokens, expected 64", (long long)T,
               (long long)x.traffic.segment_tokens);
         part_free(&x);
-        x = run(&b, dist, GDN_FLAG_EXACT, "strong gates, exact");
+        x = run(&b, dist, GDN_DTYPE_FP32, GDN_FLAG_EXACT, "strong gates, exact");
         check_heads(&x, 0, 1, "strong gates, exact");
         CHECK(!x.local.part.to_right || x.traffic.segment_tokens == x.shard.count,
               "T %lld: the exact segment pass read %lld tokens, expected %lld", (long long)T,
@@ -76,7 +76,7 @@ static void test_mixed(gdn_dist *dist) {
     for (int64_t T = 384; T <= 768; T *= 2) {
         batch b = make(T, 4, 8, 16, 8.0, 1.0);
         batch_solve(&b);
-        part x = run(&b, dist, 0, "mixed gates");
+        part x = run(&b, dist, GDN_DTYPE_FP32, 0, "mixed gates");
         check_heads(&x, T == 384 ? 2 : 3, T == 384 ? 2 : 1, "mixed gates");
         check_bytes(&x, "mixed gates");
         part_free(&x);
@@ -86,20 +86,20 @@ static void test_mixed(gdn_dist *dist) {
 
 /*
  * Keys of length 2 with beta near 1: a token multiplies what lies along its key by 1 - 4 beta,
- * about -2.8, so that gates that sum to -22 over a shard leave plenty. A bound of the gates alone
- * (below -20, the threshold) would drop it: how much that matters is computed, too.
+ * about -2.8, so that gates that sum to less than the threshold over a shard leave plenty. A bound
+ * of the gates alone would drop it: how much that matters is computed, too.
  */
-static void test_large_keys(gdn_dist *dist) {
+static void test_large_keys(gdn_dist *dist, gdn_dtype dtype, double sum, const char *name) {
     const int64_t T = 60, each = T / RANKS;
     batch b = make(T, 1, 8, 8, 0.0, 2.0);
     for (int64_t t = 0; t < T; ++t) {
-        b.data[G][t] = (double)(float)(-22.0 / (double)each);
+        b.data[G][t] = (double)(float)(sum / (double)each);
         b.data[BETA][t] = (double)0.95f;
         memcpy(b.data[K_] + t * 8, b.data[K_], 8 * sizeof(double));
     }
     batch_solve(&b);
-    part x = run(&b, dist, 0, "large keys");
-    check_heads(&x, 0, 1, "large keys");
+    part x = run(&b, dist, dtype, 0, name);
+    check_heads(&x, 0, 1, name);
     part_free(&x);
 
     /* The same from the second shard on, as if nothing had come before it. */
@@ -116,7 +116,7 @@ static void test_large_keys(gdn_dist *dist) {
         difference += (wrong - want) * (wrong - want);
         size += want * want;
     }
-    CHECK(sqrt(difference / size) > 100 * FP32.common,
+    CHECK(sqrt(difference / size) > 10 * tolerances_of(dtype).common,
           "dropping the state would go unseen: relative error %.3g", sqrt(difference / size));
     batch_free(&naive);
     batch_free(&b);
@@ -127,6 +127,7 @@ int main(void) {
     CHECK(gdn_dist_ranks(dist, GDN_DIST_SEQUENCE) == RANKS, "run it with -n %d", RANKS);
     test_strong(dist);
     test_mixed(dist);
-    test_large_keys(dist);
+    test_large_keys(dist, GDN_DTYPE_FP32, -22.0, "large keys, fp32");
+    test_large_keys(dist, GDN_DTYPE_BF16, -12.0, "large keys, bf16");
     return test_finish(dist);
 }

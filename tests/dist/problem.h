@@ -113,6 +113,15 @@ static inline double draw(const gdn_problem *p, int tensor, int64_t i, harness_r
     }
 }
 
+/* What bf16 holds, so that every dtype sees the same numbers. */
+static inline void round_rows(double *data, int64_t count) {
+    uint16_t *rounded = need(sizeof(*rounded) * (size_t)count);
+    if (gdn_convert(GDN_DTYPE_BF16, rounded, GDN_DTYPE_FP64, data, count) ||
+        gdn_convert(GDN_DTYPE_FP64, data, GDN_DTYPE_BF16, rounded, count))
+        exit(99);
+    free(rounded);
+}
+
 /* gate: mean of -g of head 0, 1/8 of it for each further head; key: length of the keys. */
 static inline void batch_fill(batch *b, harness_random *r, double gate, double key) {
     const gdn_problem *p = &b->problem;
@@ -132,6 +141,9 @@ static inline void batch_fill(batch *b, harness_random *r, double gate, double k
             k[i] = (double)(float)(key * k[i] / sqrt(kk));
         }
     }
+    for (int i = Q; i <= DO; ++i)
+        if (i != G && i != BETA)
+            round_rows(b->data[i], tensor_rows(p, i) * tensor_row(p, i));
 }
 
 static inline gdn_tensors tensors_of(void *const data[TENSORS]) {
@@ -276,18 +288,18 @@ static inline void part_allocate(part *x, gdn_dist *dist) {
         memset((char *)x->data[DHT] + part_bytes(x, DHT) - states, 0xff, states);
 }
 
-/* This rank's part forward and backward through dist. */
-static inline part part_run(const batch *b, gdn_dist *dist, const gdn_shard *shard,
-                            gdn_backend backend, uint32_t flags, double threshold) {
+/* This rank's part forward and backward through dist: on the reference backend in fp64. */
+static inline part part_run(const batch *b, gdn_dist *dist, const gdn_shard *shard, gdn_dtype dtype,
+                            uint32_t flags, double threshold) {
     part x = {b, *shard, GDN_DIST_LOCAL_INIT, GDN_DIST_TRAFFIC_INIT, {NULL}};
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_context *context = NULL;
     gdn_dist_plan *plan = NULL;
     gdn_sizes sizes = GDN_SIZES_INIT;
     gdn_problem problem = b->problem;
-    config.backend = backend;
+    config.backend = dtype == GDN_DTYPE_FP64 ? GDN_BACKEND_REFERENCE : GDN_BACKEND_CPU;
     config.threads = 1;
-    problem.dtype = backend == GDN_BACKEND_REFERENCE ? GDN_DTYPE_FP64 : GDN_DTYPE_FP32;
+    problem.dtype = dtype;
     problem.flags = flags;
     problem.decay_threshold = threshold;
     must(dist, gdn_context_create(&context, &config));
@@ -334,7 +346,11 @@ static inline void part_check(const part *x, gdn_dist *dist, tolerances toleranc
     }
 }
 
-static const tolerances FP64 = {1e-10, 1e-10}, FP32 = {2e-5, 4e-5};
+static const tolerances FP64 = {1e-10, 1e-10}, FP32 = {2e-5, 4e-5}, BF16 = {1e-2, 2e-2};
+
+static inline tolerances tolerances_of(gdn_dtype dtype) {
+    return dtype == GDN_DTYPE_FP64 ? FP64 : dtype == GDN_DTYPE_FP32 ? FP32 : BF16;
+}
 
 /* Any cuts of shard->T: even shards at times, otherwise uneven ones, small ones, empty ones. */
 static inline void draw_shard(gdn_shard *shard, harness_random *r, int32_t rank, int32_t ranks) {

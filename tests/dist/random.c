@@ -1,13 +1,13 @@
 /* random FIRST COUNT: random batches over random shards, against the recurrence on one rank. */
 #include "problem.h"
 
-static void check(const batch *b, gdn_dist *dist, const gdn_shard *shard, gdn_backend backend,
+static void check(const batch *b, gdn_dist *dist, const gdn_shard *shard, gdn_dtype dtype,
                   uint32_t flags, double threshold, int index) {
     char name[64];
-    part x = part_run(b, dist, shard, backend, flags, threshold);
+    part x = part_run(b, dist, shard, dtype, flags, threshold);
     snprintf(name, sizeof(name), "batch %d, %d ranks, %s", index,
-             gdn_dist_ranks(dist, GDN_DIST_SEQUENCE), gdn_backend_name(backend));
-    part_check(&x, dist, backend == GDN_BACKEND_CPU ? FP32 : FP64, name);
+             gdn_dist_ranks(dist, GDN_DIST_SEQUENCE), gdn_dtype_name(dtype));
+    part_check(&x, dist, tolerances_of(dtype), name);
     part_free(&x);
 }
 
@@ -27,8 +27,9 @@ int main(int argc, char **argv) {
         const uint32_t exact = i % 3 == 0 ? GDN_FLAG_EXACT : 0;
         const uint32_t saving = i % 2 ? GDN_FLAG_SAVE_STATES : GDN_FLAG_CHECKED;
         batch_solve(&b);
-        check(&b, dist, &shard, GDN_BACKEND_REFERENCE, exact, 0.0, i);
-        check(&b, dist, &shard, GDN_BACKEND_CPU, exact | saving, i % 4 < 2 ? 0.0 : -17.0, i);
+        check(&b, dist, &shard, GDN_DTYPE_FP64, exact, 0.0, i);
+        check(&b, dist, &shard, GDN_DTYPE_FP32, exact | saving, i % 4 < 2 ? 0.0 : -17.0, i);
+        check(&b, dist, &shard, GDN_DTYPE_BF16, exact | saving, 0.0, i);
         batch_free(&b);
     }
     return test_finish(dist);
