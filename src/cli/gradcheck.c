@@ -295,5 +295,5 @@ static int run(int argc, char **argv, gdn_dist *dist) {
 }
 
 int cli_gradcheck(int argc, char **argv) {
-    return cli_over_ranks("gdn gradcheck", NULL, run, argc, argv);
+    return cli_over_ranks("gradcheck", NULL, run, argc, argv);
 }

@@ -75,6 +75,7 @@ int cli_over_ranks(const char *command, cli_rank_setup setup, cli_ranked run, in
                    char **argv) {
     cli_rank_settings settings = {0, 0.0};
     gdn_dist *dist = NULL;
+    char note[64];
     int32_t started = 0;
     int code = CLI_OK;
     capture c = {0};
@@ -92,7 +93,8 @@ int cli_over_ranks(const char *command, cli_rank_setup setup, cli_ranked run, in
     code = create(&dist, &settings);
     if (code != CLI_OK)
         return code;
-    gdn_dist_note(dist, command);
+    snprintf(note, sizeof(note), "gdn %s", command);
+    gdn_dist_note(dist, note);
     code = run_rank(run, argc, argv, dist);
     gdn_dist_destroy(dist);
     gdn_dist_finish(settings.deadline);

@@ -216,5 +216,5 @@ static int run(int argc, char **argv, gdn_dist *dist) {
 }
 
 int cli_run(int argc, char **argv) {
-    return cli_over_ranks("gdn run", NULL, run, argc, argv);
+    return cli_over_ranks("run", NULL, run, argc, argv);
 }

@@ -175,5 +175,5 @@ static int train(int argc, char **argv, gdn_dist *dist) {
 }
 
 int cli_train(int argc, char **argv) {
-    return cli_over_ranks("gdn train", set_up_ranks, train, argc, argv);
+    return cli_over_ranks("train", set_up_ranks, train, argc, argv);
 }
