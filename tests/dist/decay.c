@@ -84,6 +84,30 @@ static void test_mixed(gdn_dist *dist) {
     }
 }
 
+/* The thresholds: -20 in fp32, -10 in bf16, on the sum over a shard; none in fp64. */
+static void test_thresholds(gdn_dist *dist) {
+    static const struct {
+        gdn_dtype dtype;
+        double sum;
+        int truncated;
+        const char *name;
+    } rows[] = {{GDN_DTYPE_FP32, -19.0, 0, "fp32, -19"},
+                {GDN_DTYPE_FP32, -21.0, 1, "fp32, -21"},
+                {GDN_DTYPE_BF16, -9.0, 0, "bf16, -9"},
+                {GDN_DTYPE_BF16, -11.0, 1, "bf16, -11"},
+                {GDN_DTYPE_FP64, -400.0, 0, "fp64, -400"}};
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); ++i) {
+        batch b = make(120, 1, 8, 8, 0.0, 1.0);
+        for (int64_t t = 0; t < 120; ++t)
+            b.data[G][t] = (double)(float)(rows[i].sum / (120.0 / RANKS));
+        batch_solve(&b);
+        part x = run(&b, dist, rows[i].dtype, 0, rows[i].name);
+        check_heads(&x, rows[i].truncated, !rows[i].truncated, rows[i].name);
+        part_free(&x);
+        batch_free(&b);
+    }
+}
+
 /*
  * Keys of length 2 with beta near 1: a token multiplies what lies along its key by 1 - 4 beta,
  * about -2.8, so that gates that sum to less than the threshold over a shard leave plenty. A bound
@@ -127,6 +151,7 @@ int main(void) {
     CHECK(gdn_dist_ranks(dist, GDN_DIST_SEQUENCE) == RANKS, "run it with -n %d", RANKS);
     test_strong(dist);
     test_mixed(dist);
+    test_thresholds(dist);
     test_large_keys(dist, GDN_DTYPE_FP32, -22.0, "large keys, fp32");
     test_large_keys(dist, GDN_DTYPE_BF16, -12.0, "large keys, bf16");
     return test_finish(dist);
