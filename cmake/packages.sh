@@ -6,7 +6,8 @@ gdn_build_packages=(
     libhdf5-dev libopenblas-openmp-dev libinih-dev libsentencepiece-dev
     libopenmpi-dev openmpi-bin
 )
-gdn_test_packages=(git clang-format python3-numpy python3-h5py)
+gdn_text_package=bible-kjv # the quick start's text
+gdn_test_packages=(git clang-format python3-numpy python3-h5py $gdn_text_package)
 
 install_packages() {
     local missing=() package

@@ -20,7 +20,7 @@ fail() { printf 'quickstart: %s\n' "$*" >&2; exit 1; }
 value() { sed -n "s/.*$1=\([0-9.][0-9.]*\).*/\1/p" | tail -n 1; }
 
 say "packages"
-install_packages "${gdn_build_packages[@]}" bible-kjv || fail "the packages could not be installed"
+install_packages "${gdn_build_packages[@]}" "$gdn_text_package" || fail "the packages could not be installed"
 
 say "building"
 cuda=OFF

@@ -46,7 +46,7 @@ static const gdni_key keys[] = {
     {"train", "log_every", "--log-every", INTEGER, AT(log_every), 1, MANY, 20, 0, "steps between lines of log.txt"},
     {"train", "threads", "--threads", INTEGER, AT(threads), 0, 4096, 0, 0, "0 = all; bitwise repeatable for a given number"},
     {"train", "sequence_ranks", "--sequence-ranks", INTEGER, AT(sequence_ranks), 0, 65536, 0, 0, "under mpirun: ranks that share a sequence; 0 = all"},
-    {"sample", "tokens", "--sample", INTEGER, AT(sample_tokens), 0, MANY, 0, 0, "tokens of text to print at the end"},
+    {"sample", "tokens", "--sample", INTEGER, AT(sample_tokens), 0, MANY, 200, 0, "tokens of text to print at the end; 0 = none"},
     {"sample", "temperature", "--temperature", REAL, AT(temperature), 0, 100, 0.8, 0, "0 = always the likeliest"},
     {"sample", "seed", "--sample-seed", INTEGER, AT(sample_seed), 0, 9e15, 1, 0, "of the text"},
 };
