@@ -13,7 +13,7 @@ network=10.77.0
 mkdir -p "$out"
 rm -rf "$out/one" "$out/two"
 temporary=$(mktemp -d)
-trap 'rm -rf "$temporary"; ip netns del $a 2>/dev/null; ip netns del $b 2>/dev/null; true' EXIT
+trap 'rm -rf "$temporary"; { ip netns del $a; ip netns del $b; } 2>/dev/null || true' EXIT
 
 make_namespaces() {
   ip netns add $a && ip netns add $b &&
