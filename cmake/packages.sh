@@ -7,7 +7,7 @@ gdn_build_packages=(
     libopenmpi-dev openmpi-bin
 )
 gdn_text_package=bible-kjv # the quick start's text
-gdn_test_packages=(git clang-format python3-numpy python3-h5py $gdn_text_package)
+gdn_test_packages=(git clang-format python3-numpy python3-h5py libhdf5-openmpi-dev $gdn_text_package)
 
 install_packages() {
     local missing=() package

@@ -151,6 +151,16 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_entropy(const gdn_io_dataset 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_read(gdn_io_dataset *dataset, gdn_io_split split,
                                                         int64_t first, int64_t count,
                                                         int32_t *tokens);
+/*
+ * Lets the ranks of an MPI job read a dataset's file together, through MPI-IO, where HDF5 is the
+ * parallel one. Collective over the communicator, whose ranks have all opened the same file; so is
+ * gdn_io_dataset_close() after it. Reads stay every rank's own. communicator: pointer to an
+ * MPI_Comm; NULL = MPI_COMM_WORLD. UNSUPPORTED, with nothing done: this build has no parallel HDF5.
+ */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_share(gdn_io_dataset *dataset,
+                                                         const void *communicator);
+/* Whether this build can do so. */
+GDN_API int32_t gdn_io_can_share(void);
 /* Text of tokens: *text is allocated (release with free()), *bytes its length, not terminated. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_decode(const gdn_io_dataset *dataset,
                                                           const int32_t *tokens, int64_t count,

@@ -166,11 +166,11 @@ static gdn_status load_state(trainer *t) {
 
 static void describe(trainer *t) {
     const gdni_ranks *ranks = t->run->ranks;
-    char over[80] = "";
+    char over[120] = "";
     int64_t parameters = 0;
     if (ranks)
-        snprintf(over, sizeof(over), " each of %d ranks, %d a sequence", ranks->ranks,
-                 ranks->width);
+        snprintf(over, sizeof(over), " each of %d ranks, %d a sequence%s", ranks->ranks,
+                 ranks->width, gdn_io_can_share() ? ", data through MPI-IO" : "");
     for (int32_t i = 0; i < t->lm->param_count; ++i)
         parameters += t->lm->params[i].count;
     gdni_progress_say(&t->progress,
@@ -384,12 +384,22 @@ static gdn_status prepare(trainer *t) {
 /* The settings have to be the same on all ranks. */
 static gdn_status agree_on_run(trainer *t, gdn_status mine) {
     char text[SETTINGS];
-    snprintf(text, sizeof(text), "--stop-at %lld; --resume %d; dataset's fingerprint %016llx; %s",
-             (long long)t->run->stop_at, t->run->resume, (unsigned long long)t->state.dataset,
-             t->config_text ? t->config_text : "");
+    snprintf(text, sizeof(text),
+             "--stop-at %lld; --resume %d; parallel HDF5 %d; dataset's fingerprint %016llx; %s",
+             (long long)t->run->stop_at, t->run->resume, gdn_io_can_share(),
+             (unsigned long long)t->state.dataset, t->config_text ? t->config_text : "");
     for (char *at = text; *at; ++at)
         *at = *at == '\n' ? ';' : *at;
     return agree(t, mine, text);
+}
+
+/* Ranks read the dataset together where HDF5 can; each opens it for itself otherwise. */
+static gdn_status share_dataset(trainer *t) {
+    gdni_ranks *ranks = t->run->ranks;
+    if (!ranks || !gdn_io_can_share())
+        return GDN_STATUS_OK;
+    ranks->note(ranks, "opening the dataset through MPI-IO");
+    return agree(t, gdn_io_dataset_share(t->dataset, NULL), NULL);
 }
 
 static gdn_status train(trainer *t) {
@@ -397,6 +407,7 @@ static gdn_status train(trainer *t) {
     const int64_t end =
         run->stop_at && run->stop_at < t->config->steps ? run->stop_at : t->config->steps;
     GDN_TRY(agree_on_run(t, prepare(t)));
+    GDN_TRY(share_dataset(t));
     GDN_TRY(agree(t, open_model(t), NULL));
     GDN_TRY(compare_ranks(t, load_state(t)));
     describe(t);
