@@ -65,6 +65,6 @@ compile build/test-sanitize
 # Leaks of OpenMP's and HDF5's own pools are not ours to find; everything else stays on.
 step "tests under ASan and UBSan"
 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-    ctest --test-dir build/test-sanitize -L cpu -LE 'slow|unsanitized' --output-on-failure --no-tests=error
+    ctest --test-dir build/test-sanitize -L 'cpu|dist' -LE 'slow|unsanitized' --output-on-failure --no-tests=error
 
 step "done"

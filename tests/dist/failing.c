@@ -23,7 +23,7 @@ typedef struct work {
     void *data[TENSORS];
 } work;
 
-static void open_work(work *w) {
+static void open_work(work *w, int32_t K) {
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_shard shard = GDN_SHARD_INIT;
     gdn_problem problem = GDN_PROBLEM_INIT;
@@ -31,7 +31,8 @@ static void open_work(work *w) {
     const int32_t rank = gdn_dist_rank(w->dist, GDN_DIST_WORLD);
     shard.T = 64 * gdn_dist_ranks(w->dist, GDN_DIST_WORLD);
     gdn_shard_even(&shard, rank, gdn_dist_ranks(w->dist, GDN_DIST_WORLD));
-    problem.K = problem.V = 16;
+    problem.K = K;
+    problem.V = 16;
     config.backend = GDN_BACKEND_REFERENCE;
     problem.dtype = GDN_DTYPE_FP64;
     must(w->dist, gdn_context_create(&w->context, &config));
@@ -69,6 +70,8 @@ static void fail(work *w, const char *mode, int victim) {
         gdn_dist_abort(w->dist, 6, "the disk is full");
     else if (!strcmp(mode, "nan"))
         w->b.data[V_][17] = NAN;
+    else if (!strcmp(mode, "late_nan")) /* seen by the backward alone */
+        w->b.data[Q][17] = NAN;
     else if (!strcmp(mode, "argument"))
         w->tensors.saved = NULL;
     else if (!strcmp(mode, "busy"))
@@ -89,8 +92,8 @@ int main(int argc, char **argv) {
         raise(SIGSTOP);
     if (gdn_dist_start(DEADLINE, &started) || !started || gdn_dist_create(&w.dist, &config))
         gdn_dist_abort(w.dist, 99, NULL);
-    open_work(&w);
     const int victim = gdn_dist_rank(w.dist, GDN_DIST_WORLD) == atoi(argv[2]);
+    open_work(&w, victim && !strcmp(argv[1], "shapes") ? 32 : 16);
     for (int i = 0;; ++i) {
         if (i == STEPS)
             fail(&w, argv[1], victim);

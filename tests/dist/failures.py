@@ -1,4 +1,4 @@
-"""failures.py MPIRUN PROGRAM TIMES: jobs in which one rank fails end soon, with one line that names
+"""failures.py MPIRUN PROGRAM OTHER TIMES: jobs in which one rank fails end soon, with one line that names
 it, a failure's exit code, and nothing left behind. The program's deadline is 3 s."""
 import concurrent.futures
 import os
@@ -18,6 +18,9 @@ MODES = {
     "error": ((0, 2), 1, r"gdn: rank {0}: the disk is full", 6),
     "everyone": ((1,), 1, r"gdn: rank \d: all ranks met the same failure", 7),
     "nan": ((0, 1), 1, r"gdn: rank {0}: gdn_dist_forward: the exit state of head 0 holds a NaN or Inf,.*", 5),
+    "late_nan": ((2,), 1, r"gdn: rank {0}: gdn_dist_backward: the entry gradient of head 0 holds a NaN or Inf,.*", 5),
+    "shapes": ((0, 2), 1, r'gdn: gdn_dist_plan_create: "K (16|32)" on rank 0, "K (16|32)" on rank [12]: expected the same', 99),
+    "version": ((1, 2), 1, r'gdn: gdn_dist_create: "library version \d+" on rank 0, "library version 199" on rank {0}: expected the same', 99),
     "argument": ((0, 1), 1, r"gdn: rank {0}: gdn_dist_forward: saved is NULL,.*", 4),
     "busy": ((0, 1, 2), 1, r"gdn: rank {0} keeps rank \d waiting for 6\.\d s \(gdn_dist_.*; rank {0} last seen in: .*\)", 4),
     "order": ((2,), 1, r"gdn: rank \d waits for 6\.\d s in vain, as all ranks wait \(.*\)", 4),
@@ -38,12 +41,22 @@ def left_behind(token):
     return found
 
 
-def run(mpirun, program, mode, victim):
+def command(mpirun, program, other, mode, victim, token):
+    """A job; in the mode "version" the library of tests/support/other.c is preloaded on the victim."""
+    rank = [program, mode, str(victim), token]
+    if mode != "version":
+        return mpirun + ["-n", str(RANKS), *rank]
+    preload = ["env", f"LD_PRELOAD={other}", "OTHER_VERSION=199"]
+    job = [[":", "-n", "1", *(preload if i == victim else []), *rank] for i in range(RANKS)]
+    return mpirun + sum(job, [])[1:]
+
+
+def run(mpirun, program, other, mode, victim):
     """One job; returns its seconds and what is wrong with it."""
     _, lines, pattern, code = MODES[mode]
     token = "job-" + uuid.uuid4().hex
     start = time.monotonic()
-    job = subprocess.Popen(mpirun + ["-n", str(RANKS), program, mode, str(victim), token],
+    job = subprocess.Popen(command(mpirun, program, other, mode, victim, token),
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         errors = job.communicate(timeout=60)[1]
@@ -70,13 +83,16 @@ def run(mpirun, program, mode, victim):
 
 
 def main():
-    mpirun, program, times = sys.argv[1].split(), sys.argv[2], int(sys.argv[3])
+    mpirun, program, other, times = sys.argv[1].split(), sys.argv[2], sys.argv[3], int(sys.argv[4])
+    if not os.path.exists(other):
+        print("not tried, for want of a library to preload: version")
+        del MODES["version"]
     jobs = [(mode, victims[i % len(victims)]) for mode, (victims, *_) in MODES.items()
             for i in range(max(times, len(victims)))]
     seconds, failed = {}, 0
     # Most jobs sleep most of the time.
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        results = pool.map(lambda job: run(mpirun, program, *job), jobs)
+        results = pool.map(lambda job: run(mpirun, program, other, *job), jobs)
         for (mode, victim), (took, wrong) in zip(jobs, results):
             seconds.setdefault(mode, []).append(took)
             failed += bool(wrong)

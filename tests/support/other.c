@@ -1,0 +1,33 @@
+/*
+ * Preloaded into one rank of a job, it stands in for functions of the libraries there: with
+ * OTHER_VERSION the library has that version; with OTHER_NAN=n the layer's n-th call over ranks
+ * meets a NaN. The layer is in fp32 and its shard not empty.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "gdn_dist.h"
+
+static long setting(const char *name) {
+    const char *value = getenv(name);
+    return value ? atol(value) : 0;
+}
+
+uint32_t gdn_version(void) {
+    uint32_t (*original)(void);
+    *(void **)&original = dlsym(RTLD_NEXT, "gdn_version");
+    const long version = setting("OTHER_VERSION");
+    return version ? (uint32_t)version : original();
+}
+
+gdn_status gdn_dist_layer_forward(gdn_dist_layer *layer, const gdn_layer_tensors *tensors,
+                                  gdn_stream stream) {
+    static long calls;
+    gdn_status (*original)(gdn_dist_layer *, const gdn_layer_tensors *, gdn_stream);
+    *(void **)&original = dlsym(RTLD_NEXT, "gdn_dist_layer_forward");
+    if (++calls == setting("OTHER_NAN"))
+        *(float *)tensors->x = NAN;
+    return original(layer, tensors, stream);
+}
