@@ -1,5 +1,5 @@
 """cases.py MPIRUN GDN all|some: the named cases and a layer through `mpirun -n P gdn run` and
-`gdn compare`; `mpirun gdn gradcheck`; what is refused; `gdn plan`. some: one P a case. Exit 77: this
+`gdn compare`; `mpirun gdn gradcheck`; what is refused; `gdn plan`. some: one P a case, all: 2, 3, 4 and 8. Exit 77: this
 Python lacks numpy or h5py."""
 import concurrent.futures
 import subprocess
@@ -132,7 +132,7 @@ def main():
         case = make_cases.build(name)
         make_cases.write(directory / f"{name}.case.h5", "gdn-case", case)
         make_cases.write_result(directory / f"{name}.expected.h5", oracle.solve(case))
-        for ranks in (2, 3, 4) if everything else (2 + i % 3,):
+        for ranks in (2, 3, 4, 8) if everything else (2 + i % 3,):
             jobs += [(name, backend, ranks) for backend in ("reference", "cpu")]
     write_layer()
     jobs += [("layer", backend, ranks) for backend in ("reference", "cpu") for ranks in (2, 4)]
