@@ -1,14 +1,17 @@
 /*
  * Preloaded into one rank of a job, it stands in for functions of the libraries there: with
  * OTHER_VERSION the library has that version; with OTHER_NAN=n the layer's n-th call over ranks
- * meets a NaN. The layer is in fp32 and its shard not empty.
+ * meets a NaN (the layer is in fp32 and its shard not empty); with OTHER_STOP=1 the process stops
+ * before it joins the others in opening a dataset.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 
 #include "gdn_dist.h"
+#include "gdn_io.h"
 
 static long setting(const char *name) {
     const char *value = getenv(name);
@@ -30,4 +33,12 @@ gdn_status gdn_dist_layer_forward(gdn_dist_layer *layer, const gdn_layer_tensors
     if (++calls == setting("OTHER_NAN"))
         *(float *)tensors->x = NAN;
     return original(layer, tensors, stream);
+}
+
+gdn_status gdn_io_dataset_share(gdn_io_dataset *dataset, const void *communicator) {
+    gdn_status (*original)(gdn_io_dataset *, const void *);
+    *(void **)&original = dlsym(RTLD_NEXT, "gdn_io_dataset_share");
+    if (setting("OTHER_STOP"))
+        raise(SIGSTOP);
+    return original(dataset, communicator);
 }

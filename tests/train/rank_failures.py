@@ -128,6 +128,7 @@ def full_disk():
     continues("full disk", "full")
 
 
+mpi_io = "data through MPI-IO" in run(*mpirun, "-n", "2", *start("probe", "--stop-at", "1"))
 for i in range(times):
     signalled("kill", signal.SIGKILL, i % RANKS if times > 1 else 1, None, None)
     for victim in (i % RANKS,) if times > 1 else (0, 2):
@@ -139,6 +140,9 @@ for i in range(times):
             one_not_finite(victim)
         fail("version", on_rank(1, "OTHER_VERSION=199", start("none")),
              r'gdn: gdn_dist_create: "library version \d+" on rank 0, "library version 199" on rank 1: expected the same', 2)
+    if os.path.exists(other) and mpi_io:
+        fail("stop, file", on_rank(i % RANKS, "OTHER_STOP=1", start("none")),
+             rf"gdn: rank {i % RANKS} stopped answering for [3-9]\.\d s \(last seen in: .+\)", 4)
     full_disk()
     fail("no file", ranks(start("none"), [*start("none"), "--data", "missing.h5"]),
          r"gdn: rank 1: missing\.h5: cannot open: No such file or directory", 2)
