@@ -81,8 +81,10 @@ if(wanted)
     set(HDF5_PREFER_PARALLEL OFF)
   endif()
   if(NOT "${GDN_HDF5_PREFERRED}" STREQUAL "parallel ${HDF5_PREFER_PARALLEL}")
-    unset(HDF5_C_COMPILER_EXECUTABLE CACHE) # what the other preference found
-    unset(HDF5_C_LIBRARY_hdf5 CACHE)
+    if(HDF5_C_LIBRARY_hdf5) # what the other preference found
+      unset(HDF5_C_COMPILER_EXECUTABLE CACHE)
+      unset(HDF5_C_LIBRARY_hdf5 CACHE)
+    endif()
     set(GDN_HDF5_PREFERRED "parallel ${HDF5_PREFER_PARALLEL}" CACHE INTERNAL "")
   endif()
   find_package(HDF5 COMPONENTS C)
