@@ -23,10 +23,10 @@ typedef struct gdni_run {
  * Runs to the end, to stop_at or to an interruption; each leaves a checkpoint, log.h5 and log.txt.
  * A resumed run computes what an uninterrupted one would have, bit for bit, with the same number of
  * threads. A loss or gradient that is not finite: INTERNAL_ERROR names the step, and the last
- * checkpoint stays. With ranks, which are those of MPI_COMM_WORLD,
- * all call it; rank 0 writes, and the parameters, of which every rank
- * has a copy, are compared where checkpoints are written. All stop after the same step. A failure
- * that is not of all ranks leaves the others waiting: the caller then ends the job.
+ * checkpoint stays. With ranks, those of MPI_COMM_WORLD, all call it; rank 0 writes, and the
+ * parameters, of which every rank has a copy, are compared where checkpoints are written. All stop
+ * after the same step. A failure that is not of all ranks leaves the others waiting: the caller
+ * then ends the job.
  */
 gdn_status gdni_train(const gdni_run *run);
 
