@@ -12,6 +12,7 @@
 #include <time.h>
 
 int cli_bench(int argc, char **argv);
+int cli_bench_rows(int argc, char **argv); /* bench/rows.c */
 
 static const char help[] =
     "usage: gdn bench [--backend cpu|reference] [--dtype fp32|bf16|fp16|fp64] [--tokens T]\n"
@@ -30,10 +31,44 @@ static const char help[] =
     "  --repeat R      timed rounds, after one that is not; default 5\n"
     "  --save          forward keeps states and inverses for backward\n"
     "\n"
-    "Exit: 0 fast or slow but right, 1 wrong, 2 bad usage or problem, 3 no such backend here,\n"
-    "4 other failure.\n"
+    "       gdn bench --rows TABLE.csv [--backend cuda] [--filter PASS/HK/HV/LENGTHS]...\n"
+    "                 [-o FOLDER] [--label NAME] [--commit HASH] [--device N] [--threads N]\n"
+    "                 [--repeat R] [--seed S] [--save] [--exact] [--verbose]\n"
     "\n"
-    "example: gdn bench --tokens 8192 --heads 2/4 --dims 128/128 --threads 2\n";
+    "Times forward or backward for every row of a table with the columns pass, model, h_k, h_v,\n"
+    "lengths, such as tests/bench/published_h200.csv, whose header says which inputs: bf16, K = V "
+    "=\n"
+    "128, drawn on the device. Each call is one CUDA graph. Every row is checked: all heads "
+    "against\n"
+    "an exact call, a head that decays and one that does not against float64 on the host. Writes\n"
+    "FOLDER/GPU-DATE-COMMIT.csv as rows come, FOLDER/other/GPU-DATE-COMMIT-LABEL.csv where rows "
+    "are\n"
+    "left out or an option changes what is timed, and prints how it compares with the table's "
+    "times.\n"
+    "\n"
+    "  --filter ...    only rows that match; parts may be left out at the end, * is any; "
+    "repeatable\n"
+    "  -o FOLDER       default tests/bench/results\n"
+    "  --label NAME    makes the run one of FOLDER/other, under that name\n"
+    "  --commit HASH   default: what git says here\n"
+    "  --device N      default 0\n"
+    "  --threads N     for the checks; default: all but one\n"
+    "  --repeat R      timed replays; default 20 to 100, by the time of one\n"
+    "  --seed S        of the inputs; default 1\n"
+    "  --save          forward keeps states for backward\n"
+    "  --exact         no state is dropped\n"
+    "  --verbose       every head's error\n"
+    "\n"
+    "       gdn bench --summary RESULT.csv\n"
+    "       gdn bench --memory [--backend cuda|cpu] [--heads Hk/Hv]\n"
+    "\n"
+    "Prints the comparison for an older result; workspace and saved bytes against tokens.\n"
+    "\n"
+    "Exit: 0 fast or slow but right, 1 wrong, 2 bad usage, table or problem, 3 no such backend\n"
+    "here, 4 other failure.\n"
+    "\n"
+    "example: gdn bench --tokens 8192 --heads 2/4 --dims 128/128 --threads 2\n"
+    "         gdn bench --rows tests/bench/published_h200.csv --filter fwd/16/32\n";
 
 typedef struct bench_options {
     gdn_backend backend;
@@ -406,6 +441,10 @@ int cli_bench(int argc, char **argv) {
     bench_options o;
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_context *context = NULL;
+    for (int i = 1; i < argc; ++i)
+        if (!strncmp(argv[i], "--rows", 6) || !strncmp(argv[i], "--summary", 9) ||
+            !strcmp(argv[i], "--memory"))
+            return cli_bench_rows(argc, argv);
     gdn_check_report report = GDN_CHECK_REPORT_INIT;
     const gdn_problem init = GDN_PROBLEM_INIT;
     bench_call c = {.p = init};

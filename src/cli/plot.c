@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "bench/bench.h"
 #include "chart.h"
 #include "cli.h"
 #include "error.h"
@@ -20,12 +21,16 @@ enum {
 };
 
 static void print_help(void) {
-    printf("usage: gdn plot RUN.h5|DIR [RUN...] -o PLOT.svg\n"
-           "       gdn plot REPORT.csv -o PLOT.svg\n\n"
-           "Draws the training and held-out loss of one to eight runs (a log.h5, or the folder of\n"
-           "gdn train that has it), or the errors by head of gdn gradcheck -o REPORT.csv.\n\n"
-           "example:\n"
-           "  gdn plot run long -o loss.svg\n");
+    printf(
+        "usage: gdn plot RUN.h5|DIR [RUN...] -o PLOT.svg\n"
+        "       gdn plot REPORT.csv -o PLOT.svg\n"
+        "       gdn plot TIMES.csv [--filter PASS/HK/HV] -o PLOT.svg\n\n"
+        "Draws the training and held-out loss of one to eight runs (a log.h5, or the folder of\n"
+        "gdn train that has it), the errors by head of gdn gradcheck -o REPORT.csv, or the times\n"
+        "of a table of gdn bench --rows: of the rows that match, or of all with one sequence.\n\n"
+        "example:\n"
+        "  gdn plot run long -o loss.svg\n"
+        "  gdn plot tests/bench/published_h200.csv --filter fwd/16/32 -o times.svg\n");
 }
 
 typedef struct curves {
@@ -138,9 +143,21 @@ static gdn_status plot_runs(char **paths, int count, const char *out) {
     return status;
 }
 
+/* Whether a CSV file's first line that is no comment is the header of a table of times. */
+static int is_times(const char *path) {
+    char line[512] = "";
+    FILE *file = fopen(path, "r");
+    while (file && fgets(line, sizeof(line), file) && line[0] == '#')
+        while (!strchr(line, '\n') && fgets(line, sizeof(line), file))
+            continue;
+    if (file)
+        fclose(file);
+    return !strncmp(line, "pass,", 5);
+}
+
 int cli_plot(int argc, char **argv) {
     char *inputs[MAX_RUNS];
-    const char *out = NULL;
+    const char *out = NULL, *filter = NULL;
     int count = 0, reports = 0;
     if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         print_help();
@@ -152,6 +169,10 @@ int cli_plot(int argc, char **argv) {
             if (++i == argc)
                 return cli_usage("plot", "-o: expected a file, found nothing");
             out = argv[i];
+        } else if (!strcmp(argv[i], "--filter")) {
+            if (++i == argc)
+                return cli_usage("plot", "--filter: expected PASS/HK/HV, found nothing");
+            filter = argv[i];
         } else if (argv[i][0] == '-') {
             return cli_usage("plot", "unknown option '%s'", argv[i]);
         } else if (count == MAX_RUNS) {
@@ -168,6 +189,11 @@ int cli_plot(int argc, char **argv) {
     if (reports && count > 1)
         return cli_usage("plot", "expected runs or one report, found %d reports among %d files",
                          reports, count);
-    CLI_TRY(reports ? gdni_report_plot(inputs[0], out) : plot_runs(inputs, count, out));
+    const int times = reports && is_times(inputs[0]);
+    if (filter && !times)
+        return cli_usage("plot", "--filter: expected a table of times, found %s", inputs[0]);
+    CLI_TRY(times     ? bench_plot(inputs[0], filter, out)
+            : reports ? gdni_report_plot(inputs[0], out)
+                      : plot_runs(inputs, count, out));
     return CLI_OK;
 }

@@ -1,0 +1,101 @@
+/* A table of results as a chart: a place a row, a mark a column. */
+#include "bench.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "chart.h"
+#include "error.h"
+
+enum {
+    MOST_PLACES = 64,
+    MOST_SERIES = 16
+};
+
+typedef struct picture {
+    char names[MOST_PLACES][160];
+    const char *categories[MOST_PLACES];
+    const bench_row *rows[MOST_PLACES];
+    int64_t count;
+} picture;
+
+static gdn_status choose_rows(picture *p, const bench_table *t, const char *path,
+                              const char *filter) {
+    for (int64_t i = 0; i < t->count; ++i) {
+        const bench_row *r = &t->rows[i];
+        if (filter ? !bench_row_matches(r, t, filter) : r->N > 1)
+            continue;
+        if (p->count == MOST_PLACES)
+            return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                             "%s: expected at most %d rows to draw (see --filter)", path,
+                             (int)MOST_PLACES);
+        bench_row_name(r, p->names[p->count], sizeof(p->names[0]));
+        p->categories[p->count] = p->names[p->count];
+        p->rows[p->count++] = r;
+    }
+    if (!p->count)
+        return gdni_fail(GDN_STATUS_BAD_DATA, "%s: expected a row to draw, found none that %s",
+                         path, filter ? "the filter takes" : "is one sequence alone");
+    return GDN_STATUS_OK;
+}
+
+/* libgdn's times first. */
+static int64_t choose_series(const bench_table *t, gdni_series *series, int *columns) {
+    int64_t count = 0;
+    for (int ours = 1; ours >= 0; --ours)
+        for (int c = 0; c < t->column_count && count < MOST_SERIES; ++c) {
+            const char *name = t->columns[c];
+            const int is_ours = !strcmp(name, "libgdn_ms") || !strcmp(name, "libgdn_cold_ms") ||
+                                !strcmp(name, "uncut_ms");
+            if (is_ours != ours || (!ours && !bench_is_rival(name)))
+                continue;
+            series[count] = (gdni_series){.name = name,
+                                          .style = count ? GDNI_SERIES_DOTS : GDNI_SERIES_BARS,
+                                          .colour = (int32_t)count};
+            columns[count++] = c;
+        }
+    return count;
+}
+
+static gdn_status draw(const picture *p, const bench_table *t, const char *out) {
+    static gdni_series series[MOST_SERIES];
+    int columns[MOST_SERIES];
+    const int64_t count = choose_series(t, series, columns);
+    double *memory = malloc(sizeof(*memory) * (size_t)(2 * MOST_SERIES * p->count));
+    if (!memory)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "plot: out of memory");
+    for (int64_t s = 0; s < count; ++s) {
+        series[s].x = memory + 2 * s * p->count;
+        series[s].y = series[s].x + p->count;
+        series[s].count = p->count;
+        for (int64_t i = 0; i < p->count; ++i) {
+            series[s].x[i] = (double)i;
+            series[s].y[i] = bench_table_number(p->rows[i], columns[s]);
+        }
+    }
+    const gdni_chart chart = {.title = "Time of a call",
+                              .x_label = "pass, Hk/Hv, tokens",
+                              .y_label = "ms",
+                              .log_y = 1,
+                              .series = series,
+                              .count = count,
+                              .categories = p->categories,
+                              .category_count = p->count};
+    const gdn_status status = gdni_chart_write(&chart, out);
+    free(memory);
+    return status;
+}
+
+gdn_status bench_plot(const char *path, const char *filter, const char *out) {
+    bench_table table;
+    GDN_TRY(bench_table_read(&table, path));
+    picture *p = calloc(1, sizeof(*p));
+    gdn_status status = p ? choose_rows(p, &table, path, filter)
+                          : gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "plot: out of memory");
+    if (status == GDN_STATUS_OK)
+        status = draw(p, &table, out);
+    free(p);
+    bench_table_free(&table);
+    return status;
+}
