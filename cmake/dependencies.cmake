@@ -1,6 +1,7 @@
 # Finds the optional parts and sets GDN_HAVE_<part> and GDN_ABOUT_<part> (a line for the summary).
 find_package(PkgConfig)
 find_package(OpenMP REQUIRED COMPONENTS C)
+find_package(Threads REQUIRED)
 
 # gdn_decide(part found about): applies AUTO / ON / OFF.
 function(gdn_decide part found about)
@@ -39,6 +40,10 @@ if(wanted)
       set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
     endif()
     enable_language(CUDA)
+    if(GDN_PTXAS_LOG)
+      string(APPEND CMAKE_CUDA_FLAGS " -Xptxas -v")
+      list(PREPEND CMAKE_CUDA_COMPILER_LAUNCHER sh ${PROJECT_SOURCE_DIR}/cmake/ptxas_log.sh)
+    endif()
     find_package(CUDAToolkit)
   endif()
 endif()

@@ -1,51 +1,116 @@
 #!/usr/bin/env bash
-# On a machine with a GPU and the CUDA toolkit: builds for its architecture, runs the CTest label gpu,
-# compute-sanitizer on a small set, and times. Each part stays under 8 minutes.
+# On a machine with a GPU and the CUDA toolkit: builds for its architecture, tests, looks for wrong accesses and races,
+# measures. Each part ends within 8 minutes, its build included.
 #
-#   bash tests/gpu.sh [build|test|sanitize|bench]...     no argument: all
-set -euo pipefail
+#   bash tests/gpu.sh [build|test|sanitize|stress|bench|train|dist]...     no argument: all
+#
+# What the parts say goes to build-gpu/results/PART.txt as it comes, or to the folder in GDN_RESULTS; the bench's
+# tables to tests/bench/results. The commit of a tree without .git is taken from GDN_COMMIT or a file COMMIT.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=build-gpu
-parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(build test sanitize bench)
-
-step() { printf '\n== %s (%d s)\n' "$1" "$SECONDS"; }
+results=${GDN_RESULTS:-$folder/results}
+known=(build test sanitize stress bench train dist)
+limit=480 # seconds a part
 
 build() {
     local capability
     capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)
     [ "$capability" = 90 ] && capability=90a
-    cmake -S . -B "$folder" -DGDN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$capability-real" >"$folder.log"
+    cmake -S . -B "$folder" -DGDN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="$capability-real" >"$folder.log" 2>&1 || {
+        cat "$folder.log"
+        return 1
+    }
     sed -n '/libgdn/,$p' "$folder.log"
     cmake --build "$folder" -j "$(nproc)" -- --no-print-directory -s
 }
 
-run_tests() { ctest --test-dir "$folder" -L gpu --output-on-failure -j 4; }
+count_tests() { ctest --test-dir "$folder" -N "$@" | sed -n 's/^Total Tests: //p'; }
 
-# Every eighth case, and for races and initialisation fewer: each launch is replayed many times.
+# run_tests WHAT CTEST_OPTIONS: 3 where no test is chosen.
+run_tests() {
+    local what=$1
+    shift
+    if [ "$(count_tests "$@")" = 0 ]; then
+        echo "nothing there yet: no test $what"
+        return 3
+    fi
+    ctest --test-dir "$folder" "$@" --output-on-failure
+}
+
+test_all() { run_tests "has the label gpu" -L '^gpu$' -LE stress -E '^gpu\.(stress|train|dist)' -j 4; }
+stress() {
+    local chosen=(-L '^gpu-stress$')
+    [ "$(count_tests "${chosen[@]}")" != 0 ] || chosen=(-R '^gpu\.stress')
+    run_tests "has the label gpu-stress or is named gpu.stress*" "${chosen[@]}"
+}
+train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
+dist() { run_tests "is named gpu.dist*" -R '^gpu\.dist'; }
+
+# Every sixteenth case: each launch is replayed many times.
 sanitize() {
-    local tool
+    local tool failed=0
     for tool in memcheck synccheck initcheck racecheck; do
         echo "-- $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_operator" 1 16
+        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_operator" 1 16 || failed=1
     done
+    return $failed
 }
 
 bench() {
-    "$folder/bin/gpu_time" fwd 16 64 32768 fwd 16 32 32768 fwd 2 8 32768 fwd 16 64 8192 \
-        bwd 16 32 32768 bwd 16 32 8192 bwd 4 8 32768
+    local commit=${GDN_COMMIT:-} code
+    [ -n "$commit" ] || commit=$(git rev-parse --short HEAD 2>/dev/null || cat COMMIT 2>/dev/null || echo unknown)
+    "$folder/bin/gdn" bench --rows tests/bench/published_h200.csv --commit "$commit"
+    code=$?
+    "$folder/bin/gdn" bench --memory && return $code
 }
 
-for part in "${parts[@]}"; do
-    step "$part"
-    case "$part" in
-    build) build ;;
-    test) run_tests ;;
-    sanitize) sanitize ;;
-    bench) bench ;;
+part() {
+    if [ "$1" != build ] && [ ! -x "$folder/bin/gdn" ]; then
+        build || return 1
+    fi
+    case "$1" in
+    test) test_all ;;
+    *) "$1" ;;
+    esac
+}
+
+# bash tests/gpu.sh --one PART: a part in a process of its own, which the limit can end.
+if [ "${1-}" = --one ]; then
+    part "$2"
+    exit
+fi
+
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=("${known[@]}")
+for name in "${parts[@]}"; do
+    case " ${known[*]} " in
+    *" $name "*) ;;
     *)
-        echo "usage: bash tests/gpu.sh [build|test|sanitize|bench]..." >&2
+        echo "usage: bash tests/gpu.sh [build|test|sanitize|stress|bench|train|dist]..." >&2
         exit 2
         ;;
     esac
 done
+# Open MPI refuses to run as root unless told.
+[ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+mkdir -p "$results"
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$results/summary.txt"
+failed=0
+for name in "${parts[@]}"; do
+    start=$SECONDS
+    printf '\n== %s\n' "$name"
+    timeout "$limit" bash tests/gpu.sh --one "$name" 2>&1 | tee "$results/$name.txt"
+    case ${PIPESTATUS[0]} in
+    0) verdict=passed ;;
+    3) verdict="nothing there yet" ;;
+    124) verdict="FAILED: not done after $limit s" ;;
+    *) verdict=FAILED ;;
+    esac
+    [ "${verdict#FAILED}" = "$verdict" ] || failed=1
+    printf '%-9s %-20s %4d s\n' "$name" "$verdict" $((SECONDS - start)) >>"$results/summary.txt"
+done
+printf '\n== summary\n'
+cat "$results/summary.txt"
+exit $failed

@@ -45,10 +45,11 @@ compile build/test
 if command -v nvcc >/dev/null; then
     step "build with CUDA"
     # One architecture: all of them take six minutes on two cores.
-    configure build/test-cuda -DGDN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a-real -DGDN_BUILD_TESTS=OFF \
+    configure build/test-cuda -DGDN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a-real -DGDN_PTXAS_LOG=ON \
         -DGDN_BUILD_EXAMPLES=OFF
     compile build/test-cuda
     build/test-cuda/bin/gdn info
+    ctest --test-dir build/test-cuda -R '^src\.spills' --output-on-failure --no-tests=error
 else
     step "no nvcc: the CUDA code is not compiled"
 fi

@@ -1,7 +1,8 @@
 /*
  * gdn bench --rows: the operator over the rows of a table, on a device.
  *
- *   rows.c       the command: options, the loop, progress
+ *   options.c    what the command line says
+ *   rows.c       the command: the loop over rows, progress
  *   table.c      reading a table of rows or results
  *   result.c     writing results: where, under which name, one line a row
  *   work.c       least work, least bytes, the floor
@@ -24,7 +25,8 @@
 #include "gdn.h"
 
 enum {
-    BENCH_DIM = 128 /* K = V in every row */
+    BENCH_DIM = 128, /* K = V in every row */
+    BENCH_MOST_FILTERS = 32
 };
 
 /* ---- Tables ---- */
@@ -38,6 +40,7 @@ typedef struct bench_row {
 } bench_row;
 
 typedef struct bench_table {
+    char *comments; /* above the header, whole lines; NULL: none */
     char *header;
     char **columns;
     int column_count;
@@ -85,14 +88,21 @@ typedef struct bench_result {
 } bench_result;
 
 typedef struct bench_options {
-    const char *rows, *output, *label, *commit;
-    const char **filters;
+    const char *rows, *summary; /* tables; NULL: not asked for */
+    int memory;
+    const char *output, *label, *commit;
+    const char *filters[BENCH_MOST_FILTERS];
     int filter_count;
+    gdn_backend backend;
+    int64_t heads[2]; /* of --memory */
     int32_t device, threads;
     int64_t repeats; /* 0: by the time that one takes */
     uint64_t seed;
     int save, exact, verbose;
 } bench_options;
+
+/* CLI_GO_ON, or the code to exit with. */
+int bench_parse(int argc, char **argv, bench_options *options);
 
 typedef struct bench_machine {
     char gpu[128], driver[64], bus[32];

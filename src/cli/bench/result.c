@@ -59,7 +59,9 @@ static void write_head(const bench_output *out, const bench_options *o, const be
             "their range; libgdn_cold_ms: L2 flushed before each; sm_mhz: during them.\n"
             "# max_rel_err: worst relative L2 of any head and output against float64, over a head "
             "that decays and one that does not. libgdn_ms is empty where a check failed.\n");
-    fputs("", out->file);
+    if (t->comments)
+        fprintf(out->file, "# The other times and the inputs are those of %s:\n%s", o->rows,
+                t->comments);
     for (int c = 0; c < t->column_count; ++c)
         fprintf(out->file, "%s,", t->columns[c]);
     for (int c = 0; bench_own_columns[c]; ++c)

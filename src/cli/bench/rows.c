@@ -1,167 +1,16 @@
 /* gdn bench --rows, --summary and --memory. */
 #include "bench.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "../cli.h"
+#include "../options.h"
 #include "error.h"
 #include "progress.h"
 
 int cli_bench_rows(int argc, char **argv);
-
-enum {
-    GO_ON = -1,
-    MOST_FILTERS = 32
-};
-
-typedef struct command {
-    bench_options o;
-    const char *filters[MOST_FILTERS], *summary;
-    gdn_backend backend;
-    int memory, backend_given;
-    int64_t heads[2];
-} command;
-
-/* ---- Options ---- */
-
-static int parse_number(const char *option, const char *text, int64_t least, int64_t most,
-                        int64_t *out) {
-    char *end;
-    errno = 0;
-    const long long value = strtoll(text, &end, 10);
-    if (end == text || *end || errno || value < least || value > most)
-        return cli_usage("bench", "%s: expected an integer from %lld to %lld, found '%s'", option,
-                         (long long)least, (long long)most, text);
-    *out = value;
-    return GO_ON;
-}
-
-static int parse_heads(const char *text, int64_t heads[2]) {
-    char *end;
-    heads[0] = strtoll(text, &end, 10);
-    heads[1] = *end == '/' ? strtoll(end + 1, &end, 10) : 0;
-    if (*end || heads[0] < 1 || heads[1] < heads[0] || heads[1] > 65536 || heads[1] % heads[0])
-        return cli_usage("bench", "--heads: expected Hk/Hv such as 16/32, found '%s'", text);
-    return GO_ON;
-}
-
-static int parse_backend(const char *text, command *c) {
-    for (int b = GDN_BACKEND_CPU; b <= GDN_BACKEND_CUDA; ++b)
-        if (!strcmp(text, gdn_backend_name((gdn_backend)b))) {
-            c->backend = (gdn_backend)b;
-            return GO_ON;
-        }
-    return cli_usage("bench", "--backend: expected cuda, with --memory also cpu, found '%s'", text);
-}
-
-/* What becomes a part of a file's name. */
-static int check_word(const char *option, const char *text) {
-    if (!*text || strlen(text) > 60 ||
-        strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST"
-                     "UVWXYZ0123456789.-_") != strlen(text))
-        return cli_usage("bench", "%s: expected letters, digits, '.', '-' and '_', found '%s'",
-                         option, text);
-    return GO_ON;
-}
-
-static int parse_one(command *c, int option, char *text) {
-    bench_options *o = &c->o;
-    int64_t number = 0;
-    int code = GO_ON;
-    switch (option) {
-    case 'R':
-        o->rows = text;
-        break;
-    case 'S':
-        c->summary = text;
-        break;
-    case 'M':
-        c->memory = 1;
-        break;
-    case 'b':
-        code = parse_backend(text, c);
-        break;
-    case 'H':
-        code = parse_heads(text, c->heads);
-        break;
-    case 'f':
-        if (o->filter_count == MOST_FILTERS)
-            return cli_usage("bench", "--filter: expected at most %d", (int)MOST_FILTERS);
-        c->filters[o->filter_count++] = text;
-        break;
-    case 'o':
-        o->output = text;
-        break;
-    case 'l':
-        o->label = text;
-        code = check_word("--label", text);
-        break;
-    case 'c':
-        o->commit = text;
-        code = check_word("--commit", text);
-        break;
-    case 'd':
-        code = parse_number("--device", text, 0, 1023, &number);
-        o->device = (int32_t)number;
-        break;
-    case 'j':
-        code = parse_number("--threads", text, 1, 64, &number);
-        o->threads = (int32_t)number;
-        break;
-    case 'r':
-        code = parse_number("--repeat", text, 1, 10000, &o->repeats);
-        break;
-    case 's':
-        code = parse_number("--seed", text, 0, INT64_C(1) << 48, &number);
-        o->seed = (uint64_t)number;
-        break;
-    case 'V':
-        o->save = 1;
-        break;
-    case 'x':
-        o->exact = 1;
-        break;
-    case 'v':
-        o->verbose = 1;
-        break;
-    }
-    return code;
-}
-
-static int parse(int argc, char **argv, command *c) {
-    static const struct option known[] = {
-        {"rows", required_argument, NULL, 'R'},   {"summary", required_argument, NULL, 'S'},
-        {"memory", no_argument, NULL, 'M'},       {"backend", required_argument, NULL, 'b'},
-        {"heads", required_argument, NULL, 'H'},  {"filter", required_argument, NULL, 'f'},
-        {"label", required_argument, NULL, 'l'},  {"commit", required_argument, NULL, 'c'},
-        {"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 'j'},
-        {"repeat", required_argument, NULL, 'r'}, {"seed", required_argument, NULL, 's'},
-        {"save", no_argument, NULL, 'V'},         {"exact", no_argument, NULL, 'x'},
-        {"verbose", no_argument, NULL, 'v'},      {NULL, 0, NULL, 0}};
-    int option, code = GO_ON;
-    opterr = 0;
-    while (code == GO_ON && (option = getopt_long(argc, argv, ":o:", known, NULL)) != -1) {
-        if (option == ':')
-            return cli_usage("bench", "%s: expected a value, found nothing", argv[optind - 1]);
-        if (option == '?')
-            return cli_usage("bench", "unknown option '%s' beside --rows, --summary or --memory",
-                             argv[optind - 1]);
-        code = parse_one(c, option, optarg);
-    }
-    if (code == GO_ON && optind < argc)
-        return cli_usage("bench", "expected options alone, found '%s'", argv[optind]);
-    if (code == GO_ON && !!c->o.rows + !!c->summary + c->memory != 1)
-        return cli_usage("bench", "expected one of --rows, --summary and --memory, found several");
-    if (code == GO_ON && c->o.rows && c->backend != GDN_BACKEND_CUDA)
-        return cli_usage("bench", "--rows: expected --backend cuda, found %s",
-                         gdn_backend_name(c->backend));
-    return code;
-}
 
 /* ---- The rows ---- */
 
@@ -320,24 +169,21 @@ static int run_summary(const char *path) {
     return code;
 }
 
-static int run_memory(const command *c) {
+static int run_memory(const bench_options *o) {
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_context *context;
-    config.backend = c->backend;
-    config.device = c->o.device;
+    config.backend = o->backend;
+    config.device = o->device;
     CLI_TRY(gdn_context_create(&context, &config));
-    const gdn_status status = bench_memory(context, (int32_t)c->heads[0], (int32_t)c->heads[1]);
+    const gdn_status status = bench_memory(context, (int32_t)o->heads[0], (int32_t)o->heads[1]);
     gdn_context_destroy(context);
     return status == GDN_STATUS_OK ? CLI_OK : cli_report(status);
 }
 
 int cli_bench_rows(int argc, char **argv) {
-    command c = {.o = {.output = "tests/bench/results", .seed = 1},
-                 .backend = GDN_BACKEND_CUDA,
-                 .heads = {16, 32}};
-    const int code = parse(argc, argv, &c);
-    if (code != GO_ON)
+    bench_options o;
+    const int code = bench_parse(argc, argv, &o);
+    if (code != CLI_GO_ON)
         return code;
-    c.o.filters = c.filters;
-    return c.memory ? run_memory(&c) : c.summary ? run_summary(c.summary) : run_rows(&c.o);
+    return o.memory ? run_memory(&o) : o.summary ? run_summary(o.summary) : run_rows(&o);
 }

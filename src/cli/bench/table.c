@@ -195,6 +195,16 @@ static gdn_status read_row(bench_table *t, const char *line, const place *at) {
     return read_times(t, r, at);
 }
 
+static gdn_status keep_comment(bench_table *t, const char *line, size_t length) {
+    const size_t before = t->comments ? strlen(t->comments) : 0;
+    char *comments = realloc(t->comments, before + length + 1);
+    if (!comments)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "bench: out of memory");
+    memcpy(comments + before, line, length + 1);
+    t->comments = comments;
+    return GDN_STATUS_OK;
+}
+
 static gdn_status read_lines(bench_table *t, FILE *file, const char *path) {
     static char line[LINE_SIZE];
     place at = {path, 0};
@@ -204,6 +214,8 @@ static gdn_status read_lines(bench_table *t, FILE *file, const char *path) {
         if (length + 1 == sizeof(line) && line[length - 1] != '\n')
             return gdni_fail(GDN_STATUS_BAD_FILE, "%s:%ld: expected at most %d characters a line",
                              path, at.line, (int)LINE_SIZE - 2);
+        if (line[0] == '#' && !t->header)
+            GDN_TRY(keep_comment(t, line, length));
         line[strcspn(line, "\r\n")] = 0;
         if (!line[0] || line[0] == '#')
             continue;
@@ -238,6 +250,7 @@ void bench_table_free(bench_table *t) {
     free(t->rows);
     free(t->columns);
     free(t->header);
+    free(t->comments);
     memset(t, 0, sizeof(*t));
 }
 
