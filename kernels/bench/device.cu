@@ -90,7 +90,8 @@ const char *gdni_bench_error_text(int error) {
 
 int gdni_bench_allocate(size_t bytes, void **out) {
     BENCH_TRY(cudaMalloc(out, bytes ? bytes : 1));
-    return cudaMemset(*out, 0xff, bytes);
+    BENCH_TRY(cudaMemset(*out, 0xff, bytes));
+    return cudaDeviceSynchronize(); // the timer's stream does not wait for this one
 }
 
 void gdni_bench_release(void *memory) {
@@ -98,7 +99,8 @@ void gdni_bench_release(void *memory) {
 }
 
 int gdni_bench_upload(void *to, const void *from, size_t bytes) {
-    return cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice);
+    BENCH_TRY(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+    return cudaDeviceSynchronize();
 }
 
 int gdni_bench_poison(void *memory, size_t bytes, gdn_stream stream) {

@@ -109,7 +109,8 @@ static gdn_status allocate(const bench_device *d, bench_call *c, const bench_row
     const size_t cu_bytes = sizeof(*row->cu) * (size_t)(row->N + 1);
     void *cu;
     GDN_TRY(gdn_problem_sizes(d->context, &c->p, &sizes));
-    c->t.workspace_size = sizes.forward_workspace;
+    c->workspace = row->backward ? sizes.backward_workspace : sizes.forward_workspace;
+    c->t.workspace_size = sizes.forward_workspace; /* forward runs in any row */
     if (row->backward && sizes.backward_workspace > sizes.forward_workspace)
         c->t.workspace_size = sizes.backward_workspace;
     DEVICE_TRY(gdni_bench_allocate(c->t.workspace_size, &c->t.workspace));

@@ -18,6 +18,7 @@ typedef struct bench_call {
     gdn_problem p;
     gdn_tensors t;
     void *x[BENCH_TENSORS];
+    size_t workspace;             /* bytes that the row's pass asks for */
     unsigned char undecayed[256]; /* by v-head */
 } bench_call;
 

@@ -219,7 +219,7 @@ static gdn_status check_heads(const bench_device *d, const bench_call *c, const 
 static gdn_status measure(const bench_device *d, bench_call *c, const bench_row *row,
                           bench_result *result, bench_checks *checks) {
     GDN_TRY(bench_call_make(d, row, c));
-    result->workspace = c->t.workspace_size;
+    result->workspace = c->workspace;
     GDN_TRY(enqueue(d, c, &c->p, 0)); /* what backward takes from it; loads the kernels */
     GDN_TRY(take_times(d, c, row, result));
     result->segments = segments_of(d->context, c);

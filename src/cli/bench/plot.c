@@ -40,28 +40,37 @@ static gdn_status choose_rows(picture *p, const bench_table *t, const char *path
     return GDN_STATUS_OK;
 }
 
+static int has_values(const picture *p, int column) {
+    for (int64_t i = 0; i < p->count; ++i)
+        if (p->rows[i]->cells[column][0])
+            return 1;
+    return 0;
+}
+
 /* libgdn's times first. */
-static int64_t choose_series(const bench_table *t, gdni_series *series, int *columns) {
+static int64_t choose_series(const picture *p, const bench_table *t, gdni_series *series,
+                             int *columns) {
     int64_t count = 0;
     for (int ours = 1; ours >= 0; --ours)
         for (int c = 0; c < t->column_count && count < MOST_SERIES; ++c) {
             const char *name = t->columns[c];
-            const int is_ours = !strcmp(name, "libgdn_ms") || !strcmp(name, "libgdn_cold_ms") ||
-                                !strcmp(name, "uncut_ms");
-            if (is_ours != ours || (!ours && !bench_is_rival(name)))
+            const int is_ours = !strcmp(name, "libgdn_ms") || !strcmp(name, "uncut_ms");
+            if (is_ours != ours || (!ours && !bench_is_rival(name)) || !has_values(p, c))
                 continue;
             series[count] = (gdni_series){.name = name,
-                                          .style = count ? GDNI_SERIES_DOTS : GDNI_SERIES_BARS,
+                                          .style = ours ? GDNI_SERIES_BARS : GDNI_SERIES_DOTS,
                                           .colour = (int32_t)count};
             columns[count++] = c;
         }
     return count;
 }
 
-static gdn_status draw(const picture *p, const bench_table *t, const char *out) {
+static gdn_status draw(const picture *p, const bench_table *t, const char *path, const char *out) {
+    char title[160];
+    const char *slash = strrchr(path, '/');
     static gdni_series series[MOST_SERIES];
     int columns[MOST_SERIES];
-    const int64_t count = choose_series(t, series, columns);
+    const int64_t count = choose_series(p, t, series, columns);
     double *memory = malloc(sizeof(*memory) * (size_t)(2 * MOST_SERIES * p->count));
     if (!memory)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "plot: out of memory");
@@ -74,7 +83,8 @@ static gdn_status draw(const picture *p, const bench_table *t, const char *out) 
             series[s].y[i] = bench_table_number(p->rows[i], columns[s]);
         }
     }
-    const gdni_chart chart = {.title = "Time of a call",
+    snprintf(title, sizeof(title), "Time of a call, %.100s", slash ? slash + 1 : path);
+    const gdni_chart chart = {.title = title,
                               .x_label = "pass, Hk/Hv, tokens",
                               .y_label = "ms",
                               .log_y = 1,
@@ -94,7 +104,7 @@ gdn_status bench_plot(const char *path, const char *filter, const char *out) {
     gdn_status status = p ? choose_rows(p, &table, path, filter)
                           : gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "plot: out of memory");
     if (status == GDN_STATUS_OK)
-        status = draw(p, &table, out);
+        status = draw(p, &table, path, out);
     free(p);
     bench_table_free(&table);
     return status;

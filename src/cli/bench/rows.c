@@ -12,8 +12,6 @@
 
 int cli_bench_rows(int argc, char **argv);
 
-/* ---- The rows ---- */
-
 typedef struct run {
     const bench_options *o;
     bench_table table;
