@@ -75,7 +75,8 @@ static void test_result(void) {
                            .error = 0.001,
                            .segments = 4,
                            .clock = 1900,
-                           .workspace = 4096};
+                           .workspace = 4096,
+                           .backend = "cuda"};
     bench_output out;
     bench_table rows, t;
     CHECK(bench_table_read(&rows, "rows.csv") == GDN_STATUS_OK, "%s", gdn_last_error());

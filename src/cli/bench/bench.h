@@ -85,6 +85,7 @@ typedef struct bench_result {
     int pending;             /* checks under way */
     int32_t segments, clock; /* 0: not known; MHz */
     size_t workspace;
+    const char *backend; /* whose kernels ran; a constant */
 } bench_result;
 
 typedef struct bench_options {

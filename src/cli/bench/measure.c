@@ -11,7 +11,7 @@ enum {
 };
 static const double TIME_OF_REPEATS = 50.0; /* ms: fewer repeats of what takes long */
 
-/* ---- What depends on the library's plan of work ---- */
+/* ---- What depends on the library's kernels and plan of work ---- */
 
 /* Makes the problem one whose sequences are never cut. 0: it is one already, or this library has no
  * say in it, and then uncut_ms stays empty. */
@@ -22,6 +22,10 @@ static int never_cut(gdn_problem *p) {
 /* Segments of the longest sequence in the last call; 0: not known. */
 static int32_t segments_of(const gdn_context *context, const bench_call *c) {
     return 0;
+}
+
+static const char *backend_of(const gdn_context *context, const bench_call *c) {
+    return gdn_backend_name(gdn_context_backend(context));
 }
 
 /* ---- Times ---- */
@@ -223,6 +227,7 @@ static gdn_status measure(const bench_device *d, bench_call *c, const bench_row 
     GDN_TRY(enqueue(d, c, &c->p, 0)); /* what backward takes from it; loads the kernels */
     GDN_TRY(take_times(d, c, row, result));
     result->segments = segments_of(d->context, c);
+    result->backend = backend_of(d->context, c);
     GDN_TRY(check_all_heads(d, c, row, result, checks));
     return check_heads(d, c, row, result, checks);
 }

@@ -120,7 +120,7 @@ gdn_status bench_output_row(bench_output *out, const bench_table *t, const bench
         fputs("nan,", file);
     else
         fprintf(file, "%.2e,", r->error);
-    fprintf(file, "cuda,%s,", out->commit);
+    fprintf(file, "%s,%s,", r->backend, out->commit);
     write_number(file, "%.1f", least.flop / r->ms * 1e-9, good);
     write_number(file, "%.0f", least.bytes / r->ms * 1e-6, good);
     write_number(file, "%.3f", least.floor_ms / r->ms, good);
