@@ -49,3 +49,35 @@ int gdni_cuda_copy(int device, void *to, const void *from, size_t bytes) {
     const cudaError_t error = cudaDeviceSynchronize();
     return error != cudaSuccess ? error : cudaMemcpy(to, from, bytes, cudaMemcpyDefault);
 }
+
+int gdni_cuda_stream_create(int device, gdn_stream *stream) {
+    const gdni::DeviceGuard guard(device);
+    return guard.error() != cudaSuccess ? guard.error() : cudaStreamCreate(stream);
+}
+
+void gdni_cuda_stream_destroy(int device, gdn_stream stream) {
+    const gdni::DeviceGuard guard(device);
+    cudaStreamDestroy(stream);
+}
+
+int gdni_cuda_stream_wait(int device, gdn_stream stream) {
+    const gdni::DeviceGuard guard(device);
+    return guard.error() != cudaSuccess ? guard.error() : cudaStreamSynchronize(stream);
+}
+
+int gdni_cuda_stream_copy(int device, void *to, const void *from, size_t bytes, gdn_stream stream) {
+    const gdni::DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream);
+}
+
+int gdni_cuda_pin(int device, size_t bytes, void **out) {
+    const gdni::DeviceGuard guard(device);
+    return guard.error() != cudaSuccess ? guard.error() : cudaMallocHost(out, bytes ? bytes : 1);
+}
+
+void gdni_cuda_unpin(int device, void *memory) {
+    const gdni::DeviceGuard guard(device);
+    cudaFreeHost(memory);
+}

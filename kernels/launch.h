@@ -38,6 +38,15 @@ int gdni_cuda_allocate(int device, size_t bytes, void **out);
 void gdni_cuda_release(int device, void *memory);
 int gdni_cuda_copy(int device, void *to, const void *from, size_t bytes);
 
+/* A stream, page-locked host memory for its copies, and copies either way that it enqueues. 0 or
+ * the CUDA error code; that of the work before is seen by wait. */
+int gdni_cuda_stream_create(int device, gdn_stream *stream);
+void gdni_cuda_stream_destroy(int device, gdn_stream stream);
+int gdni_cuda_stream_wait(int device, gdn_stream stream);
+int gdni_cuda_stream_copy(int device, void *to, const void *from, size_t bytes, gdn_stream stream);
+int gdni_cuda_pin(int device, size_t bytes, void **out);
+void gdni_cuda_unpin(int device, void *memory);
+
 /*
  * The portable backend: problems and tensors as gdni_backend_ops get them, in device memory. Each
  * call enqueues on stream and returns 0 or the CUDA error code.

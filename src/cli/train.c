@@ -20,6 +20,8 @@ static void on_signal(int number) {
 
 static void print_help(void) {
     size_t count;
+    gdni_config defaults;
+    char value[40];
     const gdni_key *keys = gdni_config_keys(&count);
     const char *section = "";
     printf(
@@ -42,12 +44,13 @@ static void print_help(void) {
         "  %-20s under mpirun: a rank silent for so long ends the job [30]\n",
         "--config RUN.ini", "--resume", "", "", "--init-from PATH", "", "--stop-at N",
         "--deadline SECONDS");
+    gdni_config_defaults(&defaults);
     for (size_t i = 0; i < count; ++i) {
         if (strcmp(section, keys[i].section))
             printf("\n[%s]\n", keys[i].section);
         section = keys[i].section;
-        printf("  %-20s %s = %.6g: %s\n", keys[i].flag, keys[i].name, keys[i].standard,
-               keys[i].help);
+        gdni_config_value(&defaults, &keys[i], value, sizeof(value));
+        printf("  %-20s %s = %s: %s\n", keys[i].flag, keys[i].name, value, keys[i].help);
     }
     printf("\nexample:\n"
            "  gdn data book.txt -o book.h5\n"

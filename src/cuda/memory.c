@@ -1,12 +1,15 @@
 #include "memory.h"
 #include "launch.h"
 
+/* What a CUDA call came to; the format names what was tried. */
+#define STATUS(error, failure, format, ...)                                                        \
+    ((error) ? gdni_fail(failure, "device %d: " format ": %s", context->device, __VA_ARGS__,       \
+                         gdni_cuda_error_text(error))                                              \
+             : GDN_STATUS_OK)
+
 gdn_status gdni_device_allocate(const gdn_context *context, size_t bytes, void **out) {
     const int error = gdni_cuda_allocate(context->device, bytes, out);
-    if (error)
-        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "device %d: no memory for %zu bytes: %s",
-                         context->device, bytes, gdni_cuda_error_text(error));
-    return GDN_STATUS_OK;
+    return STATUS(error, GDN_STATUS_OUT_OF_MEMORY, "no memory for %zu bytes", bytes);
 }
 
 void gdni_device_release(const gdn_context *context, void *memory) {
@@ -15,8 +18,35 @@ void gdni_device_release(const gdn_context *context, void *memory) {
 
 gdn_status gdni_device_copy(const gdn_context *context, void *to, const void *from, size_t bytes) {
     const int error = gdni_cuda_copy(context->device, to, from, bytes);
-    if (error)
-        return gdni_fail(GDN_STATUS_CUDA_ERROR, "device %d: a copy of %zu bytes: %s",
-                         context->device, bytes, gdni_cuda_error_text(error));
-    return GDN_STATUS_OK;
+    return STATUS(error, GDN_STATUS_CUDA_ERROR, "a copy of %zu bytes", bytes);
+}
+
+gdn_status gdni_pinned_allocate(const gdn_context *context, size_t bytes, void **out) {
+    const int error = gdni_cuda_pin(context->device, bytes, out);
+    return STATUS(error, GDN_STATUS_OUT_OF_MEMORY, "no page-locked host memory for %zu bytes",
+                  bytes);
+}
+
+void gdni_pinned_release(const gdn_context *context, void *memory) {
+    gdni_cuda_unpin(context->device, memory);
+}
+
+gdn_status gdni_stream_create(const gdn_context *context, gdn_stream *stream) {
+    const int error = gdni_cuda_stream_create(context->device, stream);
+    return STATUS(error, GDN_STATUS_CUDA_ERROR, "%s", "making a stream");
+}
+
+void gdni_stream_destroy(const gdn_context *context, gdn_stream stream) {
+    gdni_cuda_stream_destroy(context->device, stream);
+}
+
+gdn_status gdni_stream_copy(const gdn_context *context, void *to, const void *from, size_t bytes,
+                            gdn_stream stream) {
+    const int error = gdni_cuda_stream_copy(context->device, to, from, bytes, stream);
+    return STATUS(error, GDN_STATUS_CUDA_ERROR, "a copy of %zu bytes", bytes);
+}
+
+gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream stream, const char *what) {
+    const int error = gdni_cuda_stream_wait(context->device, stream);
+    return STATUS(error, GDN_STATUS_CUDA_ERROR, "%s", what);
 }

@@ -15,6 +15,8 @@
 #define INTEGER GDNI_KEY_INTEGER
 #define REAL GDNI_KEY_REAL
 #define BOOL GDNI_KEY_BOOL
+#define BACKEND GDNI_KEY_BACKEND
+#define DTYPE GDNI_KEY_DTYPE
 #define MANY 1e9
 
 /* clang-format off */
@@ -46,6 +48,10 @@ static const gdni_key keys[] = {
     {"train", "log_every", "--log-every", INTEGER, AT(log_every), 1, MANY, 20, 0, "steps between lines of log.txt"},
     {"train", "threads", "--threads", INTEGER, AT(threads), 0, 4096, 0, 0, "0 = all; bitwise repeatable for a given number"},
     {"train", "sequence_ranks", "--sequence-ranks", INTEGER, AT(sequence_ranks), 0, 65536, 0, 0, "under mpirun: ranks that share a sequence; 0 = all"},
+    {"train", "backend", "--backend", BACKEND, AT(backend), 0, 0, GDNI_RUN_AUTO, 0, "auto, cpu or cuda: where the operator runs; auto = cuda if usable"},
+    {"train", "dtype", "--dtype", DTYPE, AT(dtype), 0, 0, GDNI_RUN_AUTO, 0, "auto, fp32 or bf16: of the operator; auto = bf16 on cuda, fp32 on cpu"},
+    {"train", "save_states", "--save-states", BOOL, AT(save_states), 0, 1, 1, 0, "the operator's forward keeps its states for backward"},
+    {"train", "save_inverse", "--save-inverse", BOOL, AT(save_inverse), 0, 1, 0, 0, "and, on cuda, its inverses: more memory, less work"},
     {"sample", "tokens", "--sample", INTEGER, AT(sample_tokens), 0, MANY, 200, 0, "tokens of text to print at the end; 0 = none"},
     {"sample", "temperature", "--temperature", REAL, AT(temperature), 0, 100, 0.8, 0, "0 = always the likeliest"},
     {"sample", "seed", "--sample-seed", INTEGER, AT(sample_seed), 0, 9e15, 1, 0, "of the text"},
@@ -74,6 +80,35 @@ void gdni_config_defaults(gdni_config *config) {
         store(config, &keys[i], keys[i].standard);
 }
 
+/* The words of a key's values, in their order; NULL: it is a number. */
+static const char *const *words_of(gdni_key_type type) {
+    static const char *const bools[] = {"false", "true", NULL};
+    static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
+    static const char *const dtypes[] = {"auto", "fp32", "bf16", NULL};
+    switch (type) {
+    case GDNI_KEY_BOOL:
+        return bools;
+    case GDNI_KEY_BACKEND:
+        return backends;
+    case GDNI_KEY_DTYPE:
+        return dtypes;
+    case GDNI_KEY_INTEGER:
+    case GDNI_KEY_REAL:
+        break;
+    }
+    return NULL;
+}
+
+static int parse_word(const char *const *words, const char *text, double *value) {
+    for (int i = 0; words[i]; ++i) {
+        if (!strcmp(text, words[i])) {
+            *value = i;
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static int parse_bool(const char *text, double *value) {
     static const char *const words[] = {"false", "true", "no", "yes", "0", "1"};
     for (int i = 0; i < 6; ++i) {
@@ -93,6 +128,13 @@ gdn_status gdni_config_set(gdni_config *config, const gdni_key *key, const char 
     if (key->type == GDNI_KEY_BOOL) {
         GDNI_REQUIRE(parse_bool(value, &number), "%s: expected true or false, found '%s'", where,
                      value);
+        store(config, key, number);
+        return GDN_STATUS_OK;
+    }
+    const char *const *words = words_of(key->type);
+    if (words) {
+        GDNI_REQUIRE(parse_word(words, value, &number), "%s: expected %s, %s or %s, found '%s'",
+                     where, words[0], words[1], words[2], value);
         store(config, key, number);
         return GDN_STATUS_OK;
     }
@@ -200,12 +242,13 @@ static void print_real(char *text, size_t size, double x) {
     }
 }
 
-static void print_value(const gdni_config *config, const gdni_key *key, char *text, size_t size) {
+void gdni_config_value(const gdni_config *config, const gdni_key *key, char *text, size_t size) {
     const char *at = (const char *)config + key->offset;
+    const char *const *words = words_of(key->type);
     if (key->type == GDNI_KEY_REAL)
         print_real(text, size, *(const double *)at);
-    else if (key->type == GDNI_KEY_BOOL)
-        snprintf(text, size, "%s", *(const int64_t *)at ? "true" : "false");
+    else if (words)
+        snprintf(text, size, "%s", words[*(const int64_t *)at]);
     else
         snprintf(text, size, "%lld", (long long)*(const int64_t *)at);
 }
@@ -219,7 +262,7 @@ gdn_status gdni_config_text(const gdni_config *config, char **text) {
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "config: out of memory");
     for (size_t i = 0; i < KEY_COUNT; ++i) {
         char value[40];
-        print_value(config, &keys[i], value, sizeof(value));
+        gdni_config_value(config, &keys[i], value, sizeof(value));
         if (strcmp(section, keys[i].section))
             used += (size_t)snprintf(*text + used, size - used, "%s[%s]\n", used ? "\n" : "",
                                      keys[i].section);
@@ -229,15 +272,15 @@ gdn_status gdni_config_text(const gdni_config *config, char **text) {
     return GDN_STATUS_OK;
 }
 
-/* The value of a key in a text of gdni_config_text(), into value; "nothing" if it is not there. */
-static void find_value(const char *text, const gdni_key *key, char *value, size_t size) {
+void gdni_config_find(const char *text, const char *section, const char *name, char *value,
+                      size_t size) {
     char start[64];
     snprintf(value, size, "nothing");
-    snprintf(start, sizeof(start), "[%s]\n", key->section);
+    snprintf(start, sizeof(start), "[%s]\n", section);
     const char *at = strstr(text, start);
     if (!at)
         return;
-    snprintf(start, sizeof(start), "%s = ", key->name);
+    snprintf(start, sizeof(start), "%s = ", name);
     for (at = strchr(at, '\n') + 1; *at && *at != '['; at += strcspn(at, "\n"), at += *at != 0) {
         if (strncmp(at, start, strlen(start)))
             continue;
@@ -253,8 +296,8 @@ gdn_status gdni_config_same(const gdni_config *config, const char *text, const c
         char now[40], then[40];
         if (!keys[i].fixed || (only_section && strcmp(only_section, keys[i].section)))
             continue;
-        print_value(config, &keys[i], now, sizeof(now));
-        find_value(text, &keys[i], then, sizeof(then));
+        gdni_config_value(config, &keys[i], now, sizeof(now));
+        gdni_config_find(text, keys[i].section, keys[i].name, then, sizeof(then));
         GDNI_REQUIRE(!strcmp(now, then), "[%s] %s: expected %s as in %s, found %s", keys[i].section,
                      keys[i].name, then, path, now);
     }

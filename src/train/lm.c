@@ -9,16 +9,6 @@
 #include "gdn_model.h"
 #include "random.h"
 
-enum {
-    ALIGNMENT = 256
-};
-
-void *gdni_arena_take(gdni_arena *arena, size_t bytes) {
-    void *at = arena->base ? arena->base + arena->used : NULL;
-    arena->used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return at;
-}
-
 static void add(gdni_lm *lm, const char *name, gdni_lm_kind kind, int64_t rows, int64_t columns) {
     gdni_lm_param *p = &lm->params[lm->param_count++];
     snprintf(p->name, sizeof(p->name), "%s", name);
@@ -138,13 +128,22 @@ static gdn_status plan_alone(gdni_lm *lm) {
     return GDN_STATUS_OK;
 }
 
+/* Its operator's memory is on the device, so that the host's layer saves no states. */
+static gdn_status plan_device(gdni_lm *lm) {
+    if (!lm->setup.device.context)
+        return GDN_STATUS_OK;
+    return gdni_device_create(&lm->device, &lm->setup.device, &lm->layer, lm->shape.layers,
+                              gdn_context_threads(lm->context));
+}
+
 static gdn_status plan(gdni_lm *lm, int64_t T, int64_t N) {
     const gdni_lm_shape *s = &lm->shape;
+    const int host_states = !lm->setup.device.context && !lm->setup.recompute;
     gdn_layer layer = GDN_LAYER_INIT;
     layer.dtype = s->dtype;
-    layer.flags = GDN_LAYER_SAVE_STATES;
-    layer.T = T;
-    layer.N = N;
+    layer.flags = host_states ? GDN_LAYER_SAVE_STATES : 0;
+    layer.T = lm->sharded ? T : lm->T;
+    layer.N = lm->sharded ? N : lm->T / (T / N);
     layer.D = s->width;
     layer.Hk = s->key_heads;
     layer.Hv = s->value_heads;
@@ -155,15 +154,17 @@ static gdn_status plan(gdni_lm *lm, int64_t T, int64_t N) {
     lm->layer = layer;
     lm->layer_loss = layer;
     lm->layer_loss.flags = 0;
-    GDN_TRY(lm->ranks ? plan_ranks(lm, T, N) : plan_alone(lm));
+    GDN_TRY(lm->sharded ? plan_ranks(lm, T, N) : plan_alone(lm));
+    GDN_TRY(plan_device(lm));
     gdn_cross_entropy entropy = {
         .size = sizeof(entropy), .dtype = s->dtype, .T = lm->T, .D = s->width, .vocab = s->vocab};
     return gdn_cross_entropy_workspace(lm->context, &entropy, &lm->entropy_workspace_size);
 }
 
 gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_lm_shape *shape,
-                          int64_t T, int64_t N, gdni_ranks *ranks) {
+                          int64_t T, int64_t N, const gdni_lm_setup *setup) {
     gdn_status status = GDN_STATUS_OUT_OF_MEMORY;
+    gdni_ranks *ranks = setup ? setup->ranks : NULL;
     *out = NULL;
     GDNI_REQUIRE(shape->layers >= 1 && shape->width >= 1 && shape->mlp >= 1 && shape->vocab >= 1,
                  "model: layers %d, width %d, mlp %d, vocab %d, expected each 1 or more",
@@ -184,7 +185,10 @@ gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_
         goto memory;
     lm->context = context;
     lm->shape = *shape;
+    if (setup)
+        lm->setup = *setup;
     lm->ranks = ranks;
+    lm->sharded = width > 1;
     lm->T = gdni_part_of(ranks, N, T / N).count;
     lm->element = gdn_dtype_size(shape->dtype);
     lm->params = calloc((size_t)(3 + shape->layers * GDNI_LM_BLOCK_PARAMS), sizeof(*lm->params));
@@ -201,7 +205,7 @@ gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_
     GDN_TRY_GOTO(plan(lm, T, N), failed);
     gdni_arena arena = {NULL, 0};
     place(lm, &arena);
-    lm->memory = aligned_alloc(ALIGNMENT, arena.used);
+    lm->memory = aligned_alloc(GDNI_ARENA_ALIGNMENT, arena.used);
     if (!lm->memory)
         goto memory;
     memset(lm->memory, 0, arena.used); /* also touches every page: no surprise in a later step */
@@ -222,6 +226,7 @@ failed:
 void gdni_lm_destroy(gdni_lm *lm) {
     if (!lm)
         return;
+    gdni_device_destroy(lm->device);
     free(lm->memory);
     free(lm->blocks);
     free(lm->params);

@@ -11,6 +11,8 @@
 #ifndef GDNI_TRAIN_LM_H
 #define GDNI_TRAIN_LM_H
 
+#include "arena.h"
+#include "device.h"
 #include "gdn.h"
 #include "gdn_layer.h"
 #include "ranks.h"
@@ -24,6 +26,14 @@ typedef struct gdni_lm_shape {
     int32_t mlp;  /* hidden size of SwiGLU */
     int32_t tied; /* the head is the embedding */
 } gdni_lm_shape;
+
+/* Where and how a model computes. */
+typedef struct gdni_lm_setup {
+    gdni_ranks *ranks;        /* NULL: alone */
+    gdni_device_setup device; /* no context: the operator runs on the host, as all else does */
+    int32_t recompute; /* backward computes the operator's states again; on a device its flags
+                          decide */
+} gdni_lm_setup;
 
 /* How a tensor is initialised; MATRIX, RESIDUAL and EMBEDDING get weight decay, the others not. */
 typedef enum gdni_lm_kind {
@@ -73,9 +83,12 @@ typedef struct gdni_lm_block {
 typedef struct gdni_lm {
     const gdn_context *context;
     gdni_lm_shape shape;
-    gdni_ranks *ranks; /* NULL: alone */
-    int64_t T;         /* tokens of every batch, on this rank */
-    size_t element;    /* bytes */
+    gdni_lm_setup setup;
+    gdni_ranks *ranks;   /* of the setup */
+    int32_t sharded;     /* the ranks share sequences: the layer is theirs */
+    gdni_device *device; /* NULL: none */
+    int64_t T;           /* tokens of every batch, on this rank */
+    size_t element;      /* bytes */
     gdni_lm_param *params;
     int32_t param_count;
     int64_t count;   /* elements of a flat buffer, padding between tensors included */
@@ -101,12 +114,13 @@ typedef struct gdni_lm {
 
 /*
  * Plans and allocates a model for batches of T tokens in N sequences of equal length; parameters
- * are zero. With ranks, all call this and what follows; tokens and targets are those of the rank's
- * part of the batch (gdni_part_of), loss and gradient those of the whole batch. Errors:
- * INVALID_ARGUMENT, UNSUPPORTED, OUT_OF_MEMORY.
+ * are zero. setup NULL: alone, on the host. With ranks, all call this and what follows; tokens and
+ * targets are those of the rank's part of the batch (gdni_part_of), loss and gradient those of the
+ * whole batch. Ranks that share sequences have no device. Errors: INVALID_ARGUMENT, UNSUPPORTED,
+ * OUT_OF_MEMORY, and those of gdni_device_create().
  */
 gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_lm_shape *shape,
-                          int64_t T, int64_t N, gdni_ranks *ranks);
+                          int64_t T, int64_t N, const gdni_lm_setup *setup);
 void gdni_lm_destroy(gdni_lm *lm);
 
 /* Fills the parameters; every tensor's values depend on the seed and its place in the table. */
@@ -147,13 +161,5 @@ static inline int32_t gdni_lm_head(const gdni_lm *lm) {
     return lm->shape.tied ? 0 : gdni_lm_final_norm(lm) + 1;
 }
 gdn_layer_weights gdni_lm_layer_weights(const gdni_lm *lm, void *flat, int32_t block);
-
-/* Memory that is planned first and handed out in a second pass over the same calls. */
-typedef struct gdni_arena {
-    char *base; /* NULL while planning */
-    size_t used;
-} gdni_arena;
-
-void *gdni_arena_take(gdni_arena *arena, size_t bytes);
 
 #endif /* GDNI_TRAIN_LM_H */

@@ -70,15 +70,21 @@ static gdn_rmsnorm stream_norm(const gdni_lm *lm, int32_t i) {
     return norm_part(lm, index, lm->branch, lm->blocks[i - 1].h_mid, h, y);
 }
 
-static gdn_status layer_forward(gdni_lm *lm, const gdn_layer_tensors *t, int save) {
-    if (lm->ranks)
+static gdn_status layer_forward(gdni_lm *lm, int32_t i, gdn_layer_tensors *t, int save) {
+    gdni_device_call call;
+    if (lm->sharded)
         return lm->ranks->forward(lm->ranks, t);
+    if (lm->device)
+        t->hooks = gdni_device_hooks(lm->device, i, save, &call);
     return gdn_layer_forward(lm->context, save ? &lm->layer : &lm->layer_loss, t, NULL);
 }
 
-static gdn_status layer_backward(gdni_lm *lm, const gdn_layer_tensors *t) {
-    if (lm->ranks)
+static gdn_status layer_backward(gdni_lm *lm, int32_t i, gdn_layer_tensors *t) {
+    gdni_device_call call;
+    if (lm->sharded)
         return lm->ranks->backward(lm->ranks, t);
+    if (lm->device)
+        t->hooks = gdni_device_hooks(lm->device, i, 1, &call);
     return gdn_layer_backward(lm->context, &lm->layer, t, NULL);
 }
 
@@ -91,7 +97,7 @@ static gdn_status block_forward(gdni_lm *lm, int32_t i, int save) {
     t.out = lm->branch;
     t.workspace = lm->workspace;
     t.workspace_size = lm->workspace_size;
-    t.saved = save || lm->ranks ? b->saved : NULL; /* other ranks need what is kept there */
+    t.saved = save || lm->sharded ? b->saved : NULL; /* other ranks need what is kept there */
     const gdn_rmsnorm norm1 = stream_norm(lm, i);
     const gdn_rmsnorm norm2 =
         norm_part(lm, gdni_lm_index(i, GDNI_LM_NORM2), lm->branch, b->h_in, b->h_mid, b->normed2);
@@ -100,7 +106,7 @@ static gdn_status block_forward(gdni_lm *lm, int32_t i, int save) {
     const gdn_swiglu act = swiglu_part(lm, b);
     const gdn_linear down = linear_part(lm, gdni_lm_index(i, GDNI_LM_DOWN), b->act, lm->branch);
     GDN_TRY(gdn_rmsnorm_forward(lm->context, &norm1, NULL));
-    GDN_TRY(layer_forward(lm, &t, save));
+    GDN_TRY(layer_forward(lm, i, &t, save));
     GDN_TRY(gdn_rmsnorm_forward(lm->context, &norm2, NULL));
     GDN_TRY(gdn_linear_forward(lm->context, &up, NULL));
     GDN_TRY(gdn_swiglu_forward(lm->context, &act, NULL));
@@ -147,7 +153,7 @@ static gdn_status block_backward(gdni_lm *lm, int32_t i) {
     GDN_TRY(gdn_swiglu_backward(lm->context, &act, NULL));
     GDN_TRY(gdn_linear_backward(lm->context, &up, NULL));
     GDN_TRY(gdn_rmsnorm_backward(lm->context, &norm2, NULL));
-    GDN_TRY(layer_backward(lm, &t));
+    GDN_TRY(layer_backward(lm, i, &t));
     return gdn_rmsnorm_backward(lm->context, &norm1, NULL);
 }
 

@@ -61,8 +61,8 @@ static void print_row(const gdni_progress *p, FILE *to, const double *row, int b
             row[GDNI_LOG_LOSS]);
     if (!brief)
         fprintf(to, "  lr %.2e  gradient %.3f", row[GDNI_LOG_LR], row[GDNI_LOG_GRAD_NORM]);
-    fprintf(to, "  %.0f tokens/s  ETA %ld:%02ld:%02ld", row[GDNI_LOG_TOKENS_PER_S], eta / 3600,
-            eta / 60 % 60, eta % 60);
+    fprintf(to, "  %.0f tokens/s  ETA %ld:%02ld:%02ld  %s", row[GDNI_LOG_TOKENS_PER_S], eta / 3600,
+            eta / 60 % 60, eta % 60, p->backend);
 }
 
 gdn_status gdni_progress_row(gdni_progress *p, const double row[GDNI_LOG_COLUMNS]) {

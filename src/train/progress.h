@@ -25,7 +25,8 @@ extern const char *const gdni_log_names[GDNI_LOG_COLUMNS];
 typedef struct gdni_progress {
     FILE *screen; /* NULL: quiet */
     int terminal;
-    FILE *text; /* log.txt; NULL: on another rank */
+    FILE *text;          /* log.txt; NULL: on another rank */
+    const char *backend; /* named in every line */
     int64_t steps, log_every;
     double started; /* seconds */
     int64_t first_step;

@@ -194,6 +194,7 @@ gdn_status gdni_state_resume(const char *path, const gdni_config *config, uint64
     GDN_TRY(gdn_io_checkpoint_open(path, &file));
     GDN_TRY_GOTO(read_config(file, &then), cleanup);
     GDN_TRY_GOTO(gdni_config_same(config, then, NULL, path), cleanup);
+    gdni_backend_recorded(then, state->backend);
     GDN_TRY_GOTO(read_scalar(file, "run/updates", GDN_IO_I64, &state->updates), cleanup);
     GDN_TRY_GOTO(read_scalar(file, "run/tokens", GDN_IO_I64, &state->tokens), cleanup);
     GDN_TRY_GOTO(read_scalar(file, "run/seed", GDN_IO_U64, &state->seed), cleanup);

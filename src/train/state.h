@@ -14,6 +14,7 @@
 #ifndef GDNI_TRAIN_STATE_H
 #define GDNI_TRAIN_STATE_H
 
+#include "backend.h"
 #include "config.h"
 #include "gdn_io.h"
 #include "lm.h"
@@ -25,7 +26,8 @@ typedef struct gdni_state {
     int64_t tokens;
     uint64_t seed, dataset;
     int64_t threads;
-    int64_t ranks[2]; /* all, and those that share a sequence */
+    int64_t ranks[2];                /* all, and those that share a sequence */
+    char backend[GDNI_BACKEND_TEXT]; /* in the configuration's text */
 } gdni_state;
 
 /* Identity of a dataset: vocabulary, sizes, first and last tokens of both splits. */

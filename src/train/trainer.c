@@ -23,7 +23,8 @@ enum {
 typedef struct trainer {
     const gdni_run *run;
     const gdni_config *config;
-    gdn_context *context;
+    gdn_context *context; /* of the host */
+    gdni_backend backend; /* of the operator */
     gdn_io_dataset *dataset;
     gdni_lm *lm;
     gdni_sampler *sampler;
@@ -76,8 +77,32 @@ static gdn_status open_dataset(trainer *t) {
     return gdni_state_fingerprint(t->dataset, &t->state.dataset);
 }
 
+/* Settles where the operator runs. The configuration that is kept says so. */
+static gdn_status open_backend(trainer *t) {
+    gdni_config settled = *t->config;
+    GDN_TRY(gdni_backend_open(&t->backend, t->config, t->run->ranks));
+    settled.backend = t->backend.backend;
+    settled.dtype = t->backend.dtype;
+    t->progress.backend = t->backend.text;
+    free(t->config_text);
+    t->config_text = NULL;
+    return gdni_config_text(&settled, &t->config_text);
+}
+
+static gdni_lm_setup setup_of(const trainer *t) {
+    const gdni_config *c = t->config;
+    return (gdni_lm_setup){
+        .ranks = t->run->ranks,
+        .device = {.context = t->backend.context,
+                   .dtype = t->backend.dtype == GDNI_RUN_BF16 ? GDN_DTYPE_BF16 : GDN_DTYPE_FP32,
+                   .flags = (c->save_states ? GDN_FLAG_SAVE_STATES : 0) |
+                            (c->save_inverse ? GDN_FLAG_SAVE_INVERSE : 0)},
+        .recompute = !c->save_states};
+}
+
 static gdn_status open_model(trainer *t) {
     const gdni_config *c = t->config;
+    const gdni_lm_setup setup = setup_of(t);
     const gdni_lm_shape shape = {.dtype = GDN_DTYPE_FP32,
                                  .vocab = gdn_io_dataset_vocab(t->dataset),
                                  .width = (int32_t)c->width,
@@ -91,7 +116,7 @@ static gdn_status open_model(trainer *t) {
                                  .tied = (int32_t)c->tied};
     const int64_t N = c->batch_tokens / c->context;
     const gdni_part part = gdni_part_of(t->run->ranks, N, c->context);
-    GDN_TRY(gdni_lm_create(&t->lm, t->context, &shape, c->batch_tokens, N, t->run->ranks));
+    GDN_TRY(gdni_lm_create(&t->lm, t->context, &shape, c->batch_tokens, N, &setup));
     if (c->sample_tokens && writes(t))
         GDN_TRY(gdni_sampler_create(&t->sampler, t->lm));
     return gdni_batch_create(&t->batch, N, c->context, part.first, part.count);
@@ -154,6 +179,11 @@ static gdn_status load_state(trainer *t) {
                               "before: the result will differ in rounding",
                               (long long)ranks, (long long)width, (long long)t->state.ranks[0],
                               (long long)t->state.ranks[1]);
+        if (strcmp(t->state.backend, t->backend.text))
+            gdni_progress_say(&t->progress,
+                              "note: the operator on %s now, %s before: the result will differ in "
+                              "rounding",
+                              t->backend.text, t->state.backend);
         t->state.threads = threads;
         t->state.ranks[0] = ranks;
         t->state.ranks[1] = width;
@@ -180,6 +210,12 @@ static void describe(trainer *t) {
                       (long long)gdn_io_dataset_tokens(t->dataset, GDN_IO_TRAIN),
                       (long long)t->predicted, (long long)t->config->context,
                       (long long)t->config->batch_tokens, gdn_context_threads(t->context), over);
+    if (t->backend.context)
+        gdni_progress_say(&t->progress, "operator on %s (%s), all else on cpu in fp32",
+                          t->backend.text, t->backend.about);
+    else
+        gdni_progress_say(&t->progress, "operator on %s%s%s", t->backend.text,
+                          *t->backend.about ? "; auto is not cuda here: " : "", t->backend.about);
 }
 
 static gdn_status save(trainer *t) {
@@ -408,6 +444,8 @@ static gdn_status train(trainer *t) {
         run->stop_at && run->stop_at < t->config->steps ? run->stop_at : t->config->steps;
     GDN_TRY(agree_on_run(t, prepare(t)));
     GDN_TRY(share_dataset(t));
+    const gdn_status opened = open_backend(t);
+    GDN_TRY(agree(t, opened, t->backend.text));
     GDN_TRY(agree(t, open_model(t), NULL));
     GDN_TRY(compare_ranks(t, load_state(t)));
     describe(t);
@@ -435,6 +473,7 @@ gdn_status gdni_train(const gdni_run *run) {
     gdni_batch_free(&t.batch);
     gdni_sampler_destroy(t.sampler);
     gdni_lm_destroy(t.lm);
+    gdni_backend_close(&t.backend);
     gdn_context_destroy(t.context);
     gdn_io_dataset_close(t.dataset);
     free(t.config_text);

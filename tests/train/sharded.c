@@ -25,8 +25,9 @@ static gdni_lm *make_model(const gdn_context *context, int tied, gdni_ranks *ran
                                  .conv_width = 4,
                                  .mlp = 9,
                                  .tied = tied};
+    const gdni_lm_setup setup = {.ranks = ranks};
     gdni_lm *lm = NULL;
-    const gdn_status status = gdni_lm_create(&lm, context, &shape, TOKENS, SEQUENCES, ranks);
+    const gdn_status status = gdni_lm_create(&lm, context, &shape, TOKENS, SEQUENCES, &setup);
     CHECK(status == GDN_STATUS_OK, "%s", gdn_last_error());
     if (lm)
         gdni_lm_initialise(lm, 3);
