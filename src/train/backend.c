@@ -70,12 +70,15 @@ static gdn_status settle(gdni_backend *b, const gdni_config *c, gdni_ranks *rank
         if (status == GDN_STATUS_OK || c->backend == GDNI_RUN_CUDA)
             return status;
         gdni_backend_close(b);
-        snprintf(b->about, sizeof(b->about), "%s", gdn_last_error());
+        if (gdn_device_count())
+            snprintf(b->about, sizeof(b->about), "cuda is not usable: %s", gdn_last_error());
+        else
+            snprintf(b->about, sizeof(b->about), "no CUDA device here");
         gdni_clear_error();
     }
     GDNI_REQUIRE(c->dtype != GDNI_RUN_BF16,
-                 "[train] dtype: expected fp32 on the cpu backend, found bf16%s%s",
-                 *b->about ? "; auto is not cuda here: " : "", b->about);
+                 "[train] dtype: expected fp32 on the cpu backend%s%s%s, found bf16",
+                 *b->about ? " (" : "", b->about, *b->about ? ")" : "");
     b->backend = GDNI_RUN_CPU;
     b->dtype = GDNI_RUN_FP32;
     return GDN_STATUS_OK;

@@ -210,12 +210,10 @@ static void describe(trainer *t) {
                       (long long)gdn_io_dataset_tokens(t->dataset, GDN_IO_TRAIN),
                       (long long)t->predicted, (long long)t->config->context,
                       (long long)t->config->batch_tokens, gdn_context_threads(t->context), over);
-    if (t->backend.context)
-        gdni_progress_say(&t->progress, "operator on %s (%s), all else on cpu in fp32",
-                          t->backend.text, t->backend.about);
-    else
-        gdni_progress_say(&t->progress, "operator on %s%s%s", t->backend.text,
-                          *t->backend.about ? "; auto is not cuda here: " : "", t->backend.about);
+    const char *about = t->backend.about;
+    gdni_progress_say(&t->progress, "operator on %s%s%s%s%s", t->backend.text, *about ? " (" : "",
+                      about, *about ? ")" : "",
+                      t->backend.context ? ", all else on cpu in fp32" : "");
 }
 
 static gdn_status save(trainer *t) {

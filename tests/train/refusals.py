@@ -1,5 +1,6 @@
 """Bad arguments and files: exit 2, one line that says what was expected, nothing written."""
 import os
+import re
 
 from support import FLAGS, Checks, arguments, make_data, run
 
@@ -42,6 +43,20 @@ refuse("empty.txt", "data", "empty.txt", "-o", "x.h5")
 refuse("expected a run or a report", "plot", "-o", "x.svg")
 refuse("-o: expected", "plot", "data.h5")
 refuse("data.h5", "plot", "data.h5", "-o", "x.svg")
+refuse("--backend: expected auto, cpu or cuda, found 'gpu'", *data, "--backend", "gpu")
+refuse("--dtype: expected auto, fp32 or bf16, found 'fp16'", *data, "--dtype", "fp16")
+refuse("[train] dtype: expected fp32 on the cpu backend, found bf16", *data, "--backend", "cpu", "--dtype", "bf16")
+with open("backend.ini", "w") as file:
+    file.write("[train]\nbackend = metal\n")
+refuse("backend.ini:2: [train] backend: expected auto, cpu or cuda, found 'metal'", *data, "--config", "backend.ini")
+os.remove("backend.ini")
+# cuda where it is not: exit 3. auto is then the CPU, and bf16 without --backend cuda a wrong dtype.
+if re.search(r"^devices +0$", run(gdn, "info"), re.M):
+    text = run(gdn, *data, "--backend", "cuda", code=3)
+    c.check("backend cuda" in text and text.count("\n") == 1, f"cuda without a device: {text}")
+    refuse("expected fp32 on the cpu backend (no CUDA device here), found bf16", *data, "--dtype", "bf16")
+else:
+    print("skipped: cuda without a device, as this machine has one")
 c.check(sorted(os.listdir(".")) == before, f"something was written: {sorted(os.listdir('.'))}")
 for command in "train", "data", "plot":
     c.check("example:" in run(gdn, command, "--help"), f"{command} --help has no example")

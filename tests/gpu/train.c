@@ -1,0 +1,266 @@
+/*
+ * train MODE FOLDER: training with the operator on the device.
+ *
+ *   fp32     losses are those of the host up to what rounding alone does, however forward saves
+ *   bf16     losses of every step and at the end are near them
+ *   resume   either backend continues the other's checkpoint; the same one continues bit for bit
+ *   refuse   what the device cannot compute is refused by cuda, and auto takes the host
+ */
+#include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gdn_io.h"
+#include "gpu.h"
+#include "progress.h"
+#include "trainer.h"
+
+enum {
+    STEPS = 60,
+    EARLY_STEPS = 20,
+    WORDS = 40,
+    TEXT_WORDS = 4000
+};
+
+/* Relative differences of losses. Rounding, of 6e-8 a value, is amplified by training: another
+ * order of summation on the host alone is measured beside them, and 20 times as much is rounding
+ * too. */
+static const double EARLY = 2e-6, LATE = 5e-5, ROUNDING = 20;
+/* bf16 rounds q, k, v, o to 2e-3: of one step, and of the held-out loss at the end. */
+static const double BF16_STEP = 2e-2, BF16_END = 1e-2;
+
+static char data[4096];
+static const char *folder;
+
+/* Words of few letters in random order, as a dataset. */
+static void make_data(void) {
+    char path[4096], words[WORDS][8] = {{0}};
+    harness_random random = {4};
+    gdn_io_dataset_options options = GDN_IO_DATASET_OPTIONS_INIT;
+    for (int i = 0; i < WORDS; ++i)
+        for (int n = 2 + (int)(4 * harness_uniform(&random)); n > 0; --n)
+            words[i][n - 1] = (char)('a' + (int)(14 * harness_uniform(&random)));
+    snprintf(path, sizeof(path), "%s/text.txt", folder);
+    snprintf(data, sizeof(data), "%s/text.h5", folder);
+    FILE *file = fopen(path, "w");
+    if (!file) {
+        CHECK(0, "cannot write %s", path);
+        return;
+    }
+    for (int i = 0; i < TEXT_WORDS; ++i)
+        fprintf(file, "%s ", words[(int)(WORDS * harness_uniform(&random))]);
+    fclose(file);
+    options.heldout_fraction = 0.1;
+    CHECK(gdn_io_dataset_create(data, path, &options) == GDN_STATUS_OK, "%s", gdn_last_error());
+}
+
+/* A configuration under which a curve is smooth enough to be compared step by step. */
+static gdni_config configure(int backend, int dtype) {
+    gdni_config c;
+    gdni_config_defaults(&c);
+    c.width = 32;
+    c.key_heads = 2;
+    c.value_heads = 4;
+    c.value_dim = 48;
+    c.mlp = 64;
+    c.steps = STEPS;
+    c.context = 150; /* not of whole chunks */
+    c.batch_tokens = 600;
+    c.warmup = 20;
+    c.lr = 1e-3;
+    c.min_lr = 2e-4;
+    c.beta2 = 0.999;
+    c.eval_every = 30;
+    c.eval_tokens = 1000;
+    c.checkpoint_every = 0;
+    c.threads = 2;
+    c.sample_tokens = 0;
+    c.backend = backend;
+    c.dtype = dtype;
+    return c;
+}
+
+static void empty(const char *path) {
+    char file[8192];
+    DIR *dir = opendir(path);
+    if (!dir)
+        return;
+    for (struct dirent *e = readdir(dir); e; e = readdir(dir)) {
+        snprintf(file, sizeof(file), "%s/%s", path, e->d_name);
+        if (e->d_name[0] != '.')
+            unlink(file);
+    }
+    closedir(dir);
+}
+
+/* Runs into FOLDER/name, from where it is with resume; the losses and held-out losses of all steps
+ * so far, NaN where there is none. */
+static gdn_status train(const char *name, gdni_config c, int resume, int64_t stop_at,
+                        double loss[2][STEPS]) {
+    char out[4096], log_path[8192];
+    gdn_io_log *log = NULL;
+    for (int i = 0; i < STEPS; ++i)
+        loss[0][i] = loss[1][i] = NAN;
+    snprintf(out, sizeof(out), "%s/%s", folder, name);
+    snprintf(log_path, sizeof(log_path), "%s/log.h5", out);
+    if (!resume)
+        empty(out);
+    const gdni_run run = {
+        .config = c, .data = data, .out = out, .resume = resume, .stop_at = stop_at};
+    gdn_status status = gdni_train(&run);
+    if (status == GDN_STATUS_OK)
+        status = gdn_io_log_read(log_path, &log);
+    if (status != GDN_STATUS_OK)
+        return status;
+    CHECK(log->rows == (size_t)(stop_at ? stop_at : STEPS), "%s: %zu rows", name, log->rows);
+    for (size_t i = 0; i < log->rows && i < STEPS; ++i) {
+        loss[0][i] = log->values[i * log->columns + GDNI_LOG_LOSS];
+        loss[1][i] = log->values[i * log->columns + GDNI_LOG_HELDOUT];
+    }
+    gdn_io_log_free(log);
+    return GDN_STATUS_OK;
+}
+
+static void train_ok(const char *name, gdni_config c, int resume, int64_t stop_at,
+                     double loss[2][STEPS]) {
+    const gdn_status status = train(name, c, resume, stop_at, loss);
+    CHECK(status == GDN_STATUS_OK, "%s: %s", name, gdn_last_error());
+}
+
+/* Largest relative difference from step `first` to `last`; NaN if a loss is not there. */
+static double distance(const double *a, const double *b, int first, int last) {
+    double worst = 0;
+    for (int i = first; i < last; ++i) {
+        const double d = fabs(a[i] - b[i]) / fabs(b[i]);
+        if (isnan(d))
+            return d;
+        worst = fmax(worst, d);
+    }
+    return worst;
+}
+
+/* The same up to rounding; `late` is the bound of all steps. */
+static void check_same(const char *name, double a[2][STEPS], double b[2][STEPS], double late) {
+    const double early = distance(a[0], b[0], 0, EARLY_STEPS);
+    const double all = distance(a[0], b[0], 0, STEPS);
+    const double heldout = distance(a[1], b[1], STEPS - 1, STEPS);
+    printf("%s: loss of %d steps %.1e, of %d %.1e, held-out %.1e; bounds %.0e, %.0e\n", name,
+           (int)EARLY_STEPS, early, (int)STEPS, all, heldout, EARLY, late);
+    CHECK(early <= EARLY, "%s: the first steps differ by %g", name, early);
+    CHECK(all <= late, "%s: losses differ by %g", name, all);
+    CHECK(heldout <= late, "%s: held-out losses differ by %g", name, heldout);
+}
+
+/* The host's curve, and the bound that its own rounding makes. */
+static double train_host(double host[2][STEPS]) {
+    double other[2][STEPS];
+    gdni_config c = configure(GDNI_RUN_CPU, GDNI_RUN_AUTO);
+    train_ok("cpu", c, 0, 0, host);
+    CHECK(host[0][0] > 1.3 * host[0][STEPS - 1], "nothing was learnt: %g to %g", host[0][0],
+          host[0][STEPS - 1]);
+    c.threads = 3;
+    train_ok("cpu-3-threads", c, 0, 0, other);
+    const double rounding = distance(other[0], host[0], 0, STEPS);
+    printf("host, 3 threads for 2: loss of %d steps %.1e\n", (int)STEPS, rounding);
+    CHECK(rounding < LATE, "the host's own rounding makes %g", rounding);
+    return fmax(LATE, ROUNDING * rounding);
+}
+
+static void check_fp32(void) {
+    double host[2][STEPS], device[2][STEPS], again[2][STEPS];
+    const double late = train_host(host);
+    gdni_config c = configure(GDNI_RUN_CUDA, GDNI_RUN_FP32);
+    train_ok("cuda", c, 0, 0, device);
+    check_same("cuda fp32", device, host, late);
+    train_ok("cuda-again", c, 0, 0, again);
+    CHECK(!memcmp(device[0], again[0], sizeof(device[0])), "two runs on the device differ");
+    c.save_states = 0;
+    train_ok("cuda-nothing-saved", c, 0, 0, device);
+    check_same("cuda fp32, nothing saved", device, host, late);
+    c.save_inverse = 1;
+    train_ok("cuda-inverse", c, 0, 0, device);
+    check_same("cuda fp32, inverse saved", device, host, late);
+    c.save_states = 1;
+    train_ok("cuda-all-saved", c, 0, 0, device);
+    check_same("cuda fp32, states and inverse saved", device, host, late);
+    c = configure(GDNI_RUN_CPU, GDNI_RUN_FP32);
+    c.save_states = 0;
+    train_ok("cpu-nothing-saved", c, 0, 0, device);
+    check_same("cpu, nothing saved", device, host, late);
+}
+
+static void check_bf16(void) {
+    double host[2][STEPS], device[2][STEPS];
+    train_host(host);
+    train_ok("cuda-bf16", configure(GDNI_RUN_CUDA, GDNI_RUN_AUTO), 0, 0, device);
+    const double all = distance(device[0], host[0], 0, STEPS);
+    const double end = distance(device[1], host[1], STEPS - 1, STEPS);
+    printf("cuda bf16: loss of %d steps %.1e, held-out %.1e; bounds %.0e, %.0e\n", (int)STEPS, all,
+           end, BF16_STEP, BF16_END);
+    CHECK(all <= BF16_STEP, "losses differ by %g", all);
+    CHECK(end <= BF16_END, "held-out losses differ by %g", end);
+    CHECK(all > EARLY, "losses differ by %g: was bf16 used?", all);
+}
+
+static void check_resume(void) {
+    double host[2][STEPS], device[2][STEPS], part[2][STEPS], got[2][STEPS];
+    const double late = train_host(host);
+    const gdni_config cpu = configure(GDNI_RUN_CPU, GDNI_RUN_AUTO),
+                      cuda = configure(GDNI_RUN_CUDA, GDNI_RUN_FP32),
+                      bf16 = configure(GDNI_RUN_CUDA, GDNI_RUN_BF16);
+    train_ok("whole", cuda, 0, 0, device);
+    train_ok("cpu-cuda", cpu, 0, STEPS / 2, part);
+    train_ok("cpu-cuda", cuda, 1, 0, got);
+    check_same("cpu, then cuda fp32", got, host, late);
+    CHECK(memcmp(got[0], host[0], sizeof(got[0])), "it went on on the host");
+    train_ok("cuda-cpu", cuda, 0, STEPS / 2, part);
+    train_ok("cuda-cpu", cpu, 1, 0, got);
+    check_same("cuda fp32, then cpu", got, host, late);
+    train_ok("cuda-cuda", cuda, 0, STEPS / 2, part);
+    train_ok("cuda-cuda", cuda, 1, 0, got);
+    CHECK(!memcmp(got[0], device[0], sizeof(got[0])) && got[1][STEPS - 1] == device[1][STEPS - 1],
+          "stopped and resumed on the device, the losses are others");
+    train_ok("bf16-cpu", bf16, 0, STEPS / 2, part);
+    train_ok("bf16-cpu", cpu, 1, 0, got);
+    CHECK(distance(got[1], host[1], STEPS - 1, STEPS) <= BF16_END, "bf16, then cpu: %g from %g",
+          got[1][STEPS - 1], host[1][STEPS - 1]);
+}
+
+static void check_refusals(void) {
+    double loss[2][STEPS], host[2][STEPS];
+    gdni_config c = configure(GDNI_RUN_CUDA, GDNI_RUN_AUTO);
+    c.key_dim = 8;
+    CHECK(train("refused", c, 0, 0, loss) == GDN_STATUS_UNSUPPORTED &&
+              strstr(gdn_last_error(), "K is 8, expected a multiple of 16"),
+          "%s", gdn_last_error());
+    c.backend = GDNI_RUN_AUTO;
+    train_ok("auto", c, 0, 0, loss);
+    c.backend = GDNI_RUN_CPU;
+    train_ok("chosen", c, 0, 0, host);
+    CHECK(!memcmp(loss[0], host[0], sizeof(loss[0])), "auto was not the host");
+    c.dtype = GDNI_RUN_BF16;
+    CHECK(train("refused", c, 0, 0, loss) == GDN_STATUS_INVALID_ARGUMENT &&
+              strstr(gdn_last_error(), "dtype: expected fp32 on the cpu backend"),
+          "%s", gdn_last_error());
+}
+
+int main(int argc, char **argv) {
+    static const struct {
+        const char *name;
+        void (*check)(void);
+    } modes[] = {{"fp32", check_fp32},
+                 {"bf16", check_bf16},
+                 {"resume", check_resume},
+                 {"refuse", check_refusals}};
+    gdn_context *context = gpu_context();
+    if (!context)
+        return 77;
+    gdn_context_destroy(context);
+    folder = argc > 2 ? argv[2] : ".";
+    mkdir(folder, 0777);
+    make_data();
+    for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); ++i)
+        if (argc > 1 && !strcmp(argv[1], modes[i].name))
+            modes[i].check();
+    return harness_finish();
+}

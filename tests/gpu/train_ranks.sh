@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# train_ranks.sh GDN FOLDER MPIRUN...: ranks that share a batch by sequences share the GPUs, and train as one
+# does; ranks that share a sequence are refused on cuda, and auto takes the CPU.
+set -euo pipefail
+gdn=$1 folder=$2
+shift 2
+mpirun=("$@")
+rm -rf "$folder"
+mkdir -p "$folder"
+cd "$folder"
+
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+
+# train OUT OPTION...: of one rank; ranks OUT OPTION...: of two.
+flags=(--data data.h5 --steps 40 --warmup 20 --lr 1e-3 --beta2 0.999 --context 96 --batch-tokens 960 --threads 1
+    --eval-tokens 500 --sample 0)
+train() { "$gdn" train "${flags[@]}" --out "$@"; }
+ranks() { "${mpirun[@]}" -n 2 "$gdn" train "${flags[@]}" --out "$@"; }
+
+seq 1 9000 >text.txt
+"$gdn" data text.txt -o data.h5 >data.log
+code=0
+train one --backend cuda --dtype fp32 >one.log 2>&1 || code=$?
+if [ "$code" = 3 ]; then
+    echo "skipped: $(cat one.log)"
+    exit 77
+fi
+[ "$code" = 0 ] || fail "one rank: exit $code: $(cat one.log)"
+grep -q '^operator on cuda fp32 (' one.log || fail "the log does not name the device: $(cat one.log)"
+grep -q '^step 40/40 .* cuda fp32$' one.log || fail "the progress line does not name the backend: $(cat one.log)"
+
+# Two ranks with five sequences each; losses have four digits, and rounding may move the last.
+ranks two --backend cuda --dtype fp32 --sequence-ranks 1 >two.log 2>&1 || fail "two ranks: $(cat two.log)"
+last() { sed -n 's/^done: .*loss=\([0-9.]*\) heldout_loss=\([0-9.]*\)$/\1 \2/p' "$1"; }
+echo "loss and held-out loss of one rank: $(last one.log), of two: $(last two.log)"
+echo "$(last one.log) $(last two.log)" |
+    awk 'NF != 4 || ($1 - $3)^2 > 4.1e-8 || ($2 - $4)^2 > 4.1e-8 { exit 1 }' || fail "the losses differ"
+cmp -s one/log.txt two/log.txt && fail "two ranks left the log of one"
+
+code=0
+ranks shared --backend cuda >shared.log 2>&1 || code=$?
+[ "$code" = 2 ] || fail "ranks that share a sequence: exit $code, expected 2"
+grep -q 'cuda does not share sequences between ranks yet' shared.log || fail "$(cat shared.log)"
+ranks auto >auto.log 2>&1 || fail "auto: $(cat auto.log)"
+grep -q '^operator on cpu fp32 (cuda is not usable: .*share sequences' auto.log || fail "auto: $(cat auto.log)"
+echo "passed"
