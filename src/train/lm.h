@@ -31,8 +31,7 @@ typedef struct gdni_lm_shape {
 typedef struct gdni_lm_setup {
     gdni_ranks *ranks;        /* NULL: alone */
     gdni_device_setup device; /* no context: the operator runs on the host, as all else does */
-    int32_t recompute; /* backward computes the operator's states again; on a device its flags
-                          decide */
+    int32_t recompute;        /* on the host: backward computes the operator's states again */
 } gdni_lm_setup;
 
 /* How a tensor is initialised; MATRIX, RESIDUAL and EMBEDDING get weight decay, the others not. */

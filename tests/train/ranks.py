@@ -78,6 +78,11 @@ train("again", 3)
 found = [name for name in differences(newest("ranks3x3"), newest("again")) if name != "config"]
 c.check(not found, f"run again: differ: {found}")
 
+# On cuda a rank has its sequences for itself, with a device or without.
+text = train("cuda", 2, "--backend", "cuda", code=2)
+c.check("cuda does not share sequences between ranks yet: expected --sequence-ranks 1 or --backend cpu" in text, text)
+c.check(not os.path.exists("cuda"), "the refused run left a folder")
+
 # A checkpoint goes on with the same ranks bit for bit, and with others up to rounding.
 half = str(steps // 2)
 train("stopped", 2, "--stop-at", half)
