@@ -3,6 +3,7 @@
 #define GDNI_LAUNCH_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "gdn.h"
 
@@ -46,6 +47,39 @@ int gdni_cuda_stream_wait(int device, gdn_stream stream);
 int gdni_cuda_stream_copy(int device, void *to, const void *from, size_t bytes, gdn_stream stream);
 int gdni_cuda_pin(int device, size_t bytes, void **out);
 void gdni_cuda_unpin(int device, void *memory);
+
+/*
+ * GDN_FLAG_CHECKED. A place is tensor << GDNI_PLACE_BITS | index: tensor 0 is cu_seqlens, then come
+ * the inputs; index is flat in [rows, heads, dim], or of a bound. The smallest one is reported.
+ */
+enum {
+    GDNI_PLACE_BITS = 58,
+    GDNI_CHECKED_INPUTS = 8,
+    GDNI_CHECKED_MAGIC = 0x67646e43
+};
+typedef struct gdni_checked_input {
+    const void *data; /* NULL: not given */
+    int bytes;        /* of an element: 4 for fp32; 2 for the problem's dtype */
+    int log_gate;     /* may not be positive */
+    int64_t rows, heads, dim;
+    gdn_strides strides;
+} gdni_checked_input;
+
+typedef struct gdni_checked_report {
+    uint64_t place;   /* UINT64_MAX: nothing found */
+    double value;     /* there */
+    int64_t bound[2]; /* cu_seqlens[n - 1] and [n] */
+    uint32_t magic, call;
+} gdni_checked_report;
+
+/* Enqueues the checks; cu_seqlens may be NULL. 0 or the CUDA error code. */
+int gdni_checked_enqueue(const gdni_cuda_device *device, const gdn_problem *problem,
+                         const int64_t *cu_seqlens,
+                         const gdni_checked_input inputs[GDNI_CHECKED_INPUTS], uint32_t call,
+                         void *report, void *stream);
+/* Waits for the stream and copies the report from the device. */
+int gdni_checked_fetch(const gdni_cuda_device *device, const void *report, gdni_checked_report *out,
+                       void *stream);
 
 /*
  * The portable backend: problems and tensors as gdni_backend_ops get them, in device memory. Each

@@ -1,5 +1,6 @@
 # CUDA C++: one file per stage and dtype, so that they compile side by side.
 target_sources(gdn PRIVATE
+  ${CMAKE_CURRENT_LIST_DIR}/checked.cu
   ${CMAKE_CURRENT_LIST_DIR}/device.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/index.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/operator.cu

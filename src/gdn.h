@@ -154,8 +154,8 @@ typedef enum gdn_flag {
     GDN_FLAG_SAVE_INVERSE = 1 << 2, /* forward keeps gate sums and inverses for backward */
     GDN_FLAG_L2NORM_QK =
         1 << 3, /* q and k are divided by sqrt(|x|^2 + 1e-6) inside; dq, dk go through it */
-    GDN_FLAG_CHECKED =
-        1 << 4, /* look for NaN, Inf and g > 0 in the inputs: BAD_DATA with the place */
+    GDN_FLAG_CHECKED = 1 << 4, /* look for NaN, Inf, g > 0 and bad cu_seqlens in what is given:
+                                  BAD_DATA with the place; cuda: by gdn_checked_status */
     GDN_FLAG_CU_SEQLENS_HOST = 1 << 5 /* cu_seqlens is host memory also where the tensors are not */
 } gdn_flag;
 
@@ -215,6 +215,7 @@ typedef struct gdn_problem {
  *   dg, dbeta      [T, Hv]          state type  backward only
  *   dh0            [N, Hv, K, V]    state type  yes: not written
  *   workspace      workspace bytes  opaque      yes if its size is 0; 256-byte aligned
+ *   checked_report checked_report   opaque      yes if its size is 0; 8-byte aligned
  */
 typedef struct gdn_tensors {
     size_t size;
@@ -226,12 +227,13 @@ typedef struct gdn_tensors {
     void *dq, *dk, *dv, *dg, *dbeta, *dh0;
     void *workspace;
     size_t workspace_size; /* bytes */
+    void *checked_report;
 } gdn_tensors;
 
 #define GDN_TENSORS_INIT                                                                           \
     {                                                                                              \
         sizeof(gdn_tensors), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,     \
-            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0                                      \
+            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL                                \
     }
 
 /* Bytes; pure functions of the context and the problem. */
@@ -241,10 +243,11 @@ typedef struct gdn_sizes {
     size_t backward_workspace;
     size_t segment_workspace; /* gdn_segment_forward and gdn_segment_backward */
     size_t saved;             /* 0 without a SAVE flag */
+    size_t checked_report;    /* 0 but for CHECKED on the cuda backend */
 } gdn_sizes;
 
 #define GDN_SIZES_INIT                                                                             \
-    { sizeof(gdn_sizes), 0, 0, 0, 0 }
+    { sizeof(gdn_sizes), 0, 0, 0, 0, 0 }
 
 /* OK, or UNSUPPORTED or INVALID_ARGUMENT with the reason in gdn_last_error(): what would be
  * refused, and why. */
@@ -257,8 +260,8 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_problem_sizes(const gdn_context *context
 /*
  * Forward: o and final_state of the recurrence above, and what backward wants saved.
  * Workspace: sizes.forward_workspace. Errors: INVALID_ARGUMENT, UNSUPPORTED, BAD_DATA (cu_seqlens
- * on the host; with CHECKED any input), CUDA_ERROR. Source: Yang et al., Gated Delta Networks,
- * arXiv 2412.06464; docs: README.
+ * on the host; with CHECKED any input, on the cuda backend by gdn_checked_status), CUDA_ERROR.
+ * Source: Yang et al., Gated Delta Networks, arXiv 2412.06464; docs: README.
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_forward(const gdn_context *context,
                                                 const gdn_problem *problem,
@@ -272,6 +275,25 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_forward(const gdn_context *context,
 GDN_API GDN_CHECK_RESULT gdn_status gdn_backward(const gdn_context *context,
                                                  const gdn_problem *problem,
                                                  const gdn_tensors *tensors, gdn_stream stream);
+
+/*
+ * What GDN_FLAG_CHECKED found. Host backends answer in the call itself. On the cuda backend a call
+ * may not wait for the device: it writes the first bad place (in the order cu_seqlens, q, k, v, g,
+ * beta, do, initial_state, dht; then by token, head, element) into tensors->checked_report, memory
+ * of the device that the caller keeps for each call whose answer it wants; the next call with the
+ * same memory overwrites it. This function waits for the stream and reads it: OK, or BAD_DATA with
+ * the line that a host backend gives. It is the only one here that waits, and may not be captured;
+ * calls with CHECKED may, and a replayed graph writes its report anew.
+ *
+ * A call whose inputs were bad still runs to its end: its results mean nothing, but nothing outside
+ * the tensors is read or written. Give the problem and the tensors of the call; of the tensors
+ * only checked_report is looked at.
+ * Errors: BAD_DATA, INVALID_ARGUMENT (no CHECKED; no report in that memory), CUDA_ERROR.
+ */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_checked_status(const gdn_context *context,
+                                                       const gdn_problem *problem,
+                                                       const gdn_tensors *tensors,
+                                                       gdn_stream stream);
 
 /* ---- Segments: one sequence over several calls, cards or ranks ---------------------------------
  */

@@ -30,6 +30,9 @@ typedef struct gdni_backend_ops {
     gdn_status (*segment_backward)(const gdn_context *context, const gdn_problem *problem,
                                    const gdn_tensors *tensors, const gdn_segment *segment,
                                    gdn_stream stream);
+    /* NULL where the calls themselves answer. */
+    gdn_status (*checked_status)(const gdn_context *context, const gdn_problem *problem,
+                                 const gdn_tensors *tensors, gdn_stream stream);
 } gdni_backend_ops;
 
 extern const gdni_backend_ops gdni_reference_ops;
@@ -53,10 +56,32 @@ GDN_API gdn_status gdni_copy_struct(const char *name, void *to, size_t known, co
 GDN_API gdn_status gdni_problem_check(const char *function, const gdn_problem *in,
                                       gdn_problem *out);
 
-/* Host cu_seqlens: starts with 0, never decreases, ends at T or before. NULL is fine (N divides T
- * was checked). */
+/* Host cu_seqlens: starts with 0, never decreases, ends at T or before. NULL: N divides T. */
 gdn_status gdni_check_cu_seqlens(const char *function, const int64_t *cu_seqlens, int64_t N,
                                  int64_t T);
+
+/* One of the tensors that CHECKED looks at, [rows, heads, dim]. */
+typedef struct gdni_input {
+    const char *name;
+    const void *data; /* NULL: not given */
+    gdn_dtype dtype;
+    int64_t rows, heads, dim;
+    gdn_strides strides;
+    int log_gate; /* may not be positive */
+} gdni_input;
+
+enum {
+    GDNI_INPUTS = 8
+};
+/* In the order in which they are looked at. */
+void gdni_inputs(const gdn_problem *problem, const gdn_tensors *tensors,
+                 gdni_input inputs[GDNI_INPUTS]);
+
+/* BAD_DATA on the element of that flat index, which is x. */
+gdn_status gdni_bad_value(const char *function, const gdni_input *input, int64_t index, double x);
+/* BAD_DATA if cu_seqlens[n], `bound`, is out of order; `before` is cu_seqlens[n - 1]. */
+gdn_status gdni_check_bound(const char *function, int64_t N, int64_t T, int64_t n, int64_t before,
+                            int64_t bound);
 
 /* CHECKED on host backends: finite inputs and g <= 0, else BAD_DATA with tensor, token and head. */
 GDN_API gdn_status gdni_check_values(const char *function, const gdn_problem *problem,

@@ -2,6 +2,7 @@
 #include "internal.h"
 
 #include <stdint.h>
+#include <string.h>
 
 static const char *const SAVE_HINT = "a SAVE flag is set";
 
@@ -28,6 +29,15 @@ static gdn_status check_workspace(const char *function, const gdn_tensors *t, si
     GDN_TRY(check_pointer(function, "workspace", t->workspace, needed > 0, "its size is not 0"));
     GDNI_REQUIRE((uintptr_t)t->workspace % 256 == 0,
                  "%s: workspace is at %p, expected a multiple of 256", function, t->workspace);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check_report(const char *function, const gdn_tensors *t, size_t needed) {
+    GDN_TRY(check_pointer(function, "checked_report", t->checked_report, needed > 0,
+                          "CHECKED on the cuda backend writes it"));
+    GDNI_REQUIRE(!needed || (uintptr_t)t->checked_report % 8 == 0,
+                 "%s: checked_report is at %p, expected a multiple of 8", function,
+                 t->checked_report);
     return GDN_STATUS_OK;
 }
 
@@ -59,7 +69,7 @@ static gdn_status begin(const char *function, const gdn_context *context,
     GDN_TRY(
         gdni_copy_struct(function, &call->tensors, sizeof(call->tensors), tensors, tensors->size));
     context->ops->sizes(context, &call->problem, &call->sizes);
-    return GDN_STATUS_OK;
+    return check_report(function, &call->tensors, call->sizes.checked_report);
 }
 
 #define NEED(name, why) GDN_TRY(check_pointer(function, #name, t->name, t_needed, why))
@@ -75,10 +85,12 @@ gdn_status gdn_problem_sizes(const gdn_context *context, const gdn_problem *prob
     gdn_sizes all = GDN_SIZES_INIT;
     GDN_TRY(check_problem("gdn_problem_sizes", context, problem, &checked));
     GDNI_REQUIRE(sizes != NULL, "gdn_problem_sizes: sizes is NULL");
-    GDNI_REQUIRE(sizes->size == sizeof(*sizes), "gdn_problem_sizes: size is %zu, expected %zu",
-                 sizes->size, sizeof(*sizes));
+    GDNI_REQUIRE(sizes->size >= sizeof(size_t) && sizes->size <= sizeof(*sizes),
+                 "gdn_problem_sizes: size is %zu, expected at most %zu", sizes->size,
+                 sizeof(*sizes));
     context->ops->sizes(context, &checked, &all);
-    *sizes = all;
+    all.size = sizes->size; /* the caller's header may have fewer fields */
+    memcpy(sizes, &all, all.size);
     return GDN_STATUS_OK;
 }
 
@@ -163,4 +175,17 @@ gdn_status gdn_segment_backward(const gdn_context *context, const gdn_problem *p
     GDN_TRY(check_workspace(function, t, call.sizes.segment_workspace));
     GDN_TRY(check_data(function, context, &call.problem, t));
     return context->ops->segment_backward(context, &call.problem, t, &s, stream);
+}
+
+gdn_status gdn_checked_status(const gdn_context *context, const gdn_problem *problem,
+                              const gdn_tensors *tensors, gdn_stream stream) {
+    static const char *const function = "gdn_checked_status";
+    gdni_call call;
+    GDN_TRY(begin(function, context, problem, tensors, &call));
+    GDNI_REQUIRE(call.problem.flags & GDN_FLAG_CHECKED,
+                 "%s: flags are 0x%x, expected GDN_FLAG_CHECKED among them", function,
+                 call.problem.flags);
+    if (!context->ops->checked_status)
+        return GDN_STATUS_OK;
+    return context->ops->checked_status(context, &call.problem, &call.tensors, stream);
 }

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
 /* Largest head dim, and largest count for heads and tokens: keeps every product of shapes inside
  * int64. */
@@ -70,6 +71,24 @@ gdn_status gdni_problem_check(const char *function, const gdn_problem *in, gdn_p
     return GDN_STATUS_OK;
 }
 
+gdn_status gdni_check_bound(const char *function, int64_t N, int64_t T, int64_t n, int64_t before,
+                            int64_t bound) {
+    if (n == 0 && bound != 0)
+        return gdni_fail(GDN_STATUS_BAD_DATA, "%s: cu_seqlens[0] is %" PRId64 ", expected 0",
+                         function, bound);
+    if (n > 0 && bound < before)
+        return gdni_fail(GDN_STATUS_BAD_DATA,
+                         "%s: cu_seqlens[%" PRId64 "] is %" PRId64
+                         ", expected at least cu_seqlens[%" PRId64 "] = %" PRId64,
+                         function, n, bound, n - 1, before);
+    if (n == N && bound > T)
+        return gdni_fail(GDN_STATUS_BAD_DATA,
+                         "%s: cu_seqlens[%" PRId64 "] is %" PRId64
+                         ", expected at most T = %" PRId64,
+                         function, n, bound, T);
+    return GDN_STATUS_OK;
+}
+
 gdn_status gdni_check_cu_seqlens(const char *function, const int64_t *cu_seqlens, int64_t N,
                                  int64_t T) {
     if (!cu_seqlens) {
@@ -79,55 +98,49 @@ gdn_status gdni_check_cu_seqlens(const char *function, const int64_t *cu_seqlens
                      function, T, N);
         return GDN_STATUS_OK;
     }
-    if (cu_seqlens[0] != 0)
-        return gdni_fail(GDN_STATUS_BAD_DATA, "%s: cu_seqlens[0] is %" PRId64 ", expected 0",
-                         function, cu_seqlens[0]);
-    for (int64_t n = 0; n < N; ++n)
-        if (cu_seqlens[n + 1] < cu_seqlens[n])
-            return gdni_fail(GDN_STATUS_BAD_DATA,
-                             "%s: cu_seqlens[%" PRId64 "] is %" PRId64
-                             ", expected at least cu_seqlens[%" PRId64 "] = %" PRId64,
-                             function, n + 1, cu_seqlens[n + 1], n, cu_seqlens[n]);
-    if (cu_seqlens[N] > T)
-        return gdni_fail(GDN_STATUS_BAD_DATA,
-                         "%s: cu_seqlens[%" PRId64 "] is %" PRId64
-                         ", expected at most T = %" PRId64,
-                         function, N, cu_seqlens[N], T);
+    for (int64_t n = 0; n <= N; ++n)
+        GDN_TRY(gdni_check_bound(function, N, T, n, n > 0 ? cu_seqlens[n - 1] : 0, cu_seqlens[n]));
     return GDN_STATUS_OK;
 }
 
-/* One tensor [rows, heads, dim]: finite, and not positive where `log_gate`. */
-static gdn_status check_tensor(const char *function, const char *name, gdn_dtype dtype,
-                               const void *data, int64_t rows, int64_t heads, int64_t dim,
-                               gdn_strides strides, int log_gate) {
-    if (!data)
-        return GDN_STATUS_OK;
-    for (int64_t t = 0; t < rows; ++t)
-        for (int64_t h = 0; h < heads; ++h)
-            for (int64_t i = 0; i < dim; ++i) {
-                double x = gdni_load(dtype, data, t * strides.token + h * strides.head + i);
-                if (!isfinite(x) || (log_gate && x > 0))
-                    return gdni_fail(GDN_STATUS_BAD_DATA,
-                                     "%s: %s at [%" PRId64 ", %" PRId64 ", %" PRId64
-                                     "] is %g, expected a finite number%s",
-                                     function, name, t, h, i, x,
-                                     log_gate ? " that is not positive" : "");
-            }
-    return GDN_STATUS_OK;
+void gdni_inputs(const gdn_problem *p, const gdn_tensors *t, gdni_input inputs[GDNI_INPUTS]) {
+    const gdn_dtype real = p->dtype, state = gdni_state_dtype(p->dtype);
+    const int64_t KV = (int64_t)p->K * p->V;
+    const gdn_strides gate = {p->Hv, 1}, states = {p->Hv * KV, KV};
+    const gdni_input all[GDNI_INPUTS] = {
+        {"q", t->q, real, p->T, p->Hk, p->K, p->q_strides, 0},
+        {"k", t->k, real, p->T, p->Hk, p->K, p->k_strides, 0},
+        {"v", t->v, real, p->T, p->Hv, p->V, p->v_strides, 0},
+        {"g", t->g, state, p->T, p->Hv, 1, gate, 1},
+        {"beta", t->beta, state, p->T, p->Hv, 1, gate, 0},
+        {"do", t->do_, real, p->T, p->Hv, p->V, p->o_strides, 0},
+        {"initial_state", t->initial_state, state, p->N, p->Hv, KV, states, 0},
+        {"dht", t->dht, state, p->N, p->Hv, KV, states, 0}};
+    memcpy(inputs, all, sizeof(all));
+}
+
+gdn_status gdni_bad_value(const char *function, const gdni_input *in, int64_t index, double x) {
+    return gdni_fail(GDN_STATUS_BAD_DATA,
+                     "%s: %s at [%" PRId64 ", %" PRId64 ", %" PRId64
+                     "] is %g, expected a finite number%s",
+                     function, in->name, index / in->dim / in->heads, index / in->dim % in->heads,
+                     index % in->dim, x, in->log_gate ? " that is not positive" : "");
 }
 
 gdn_status gdni_check_values(const char *function, const gdn_problem *p, const gdn_tensors *t) {
-    const gdn_dtype state = gdni_state_dtype(p->dtype);
-    const int64_t KV = (int64_t)p->K * p->V;
-    const gdn_strides gate = {p->Hv, 1}, states = {p->Hv * KV, KV};
-    GDN_TRY(check_tensor(function, "q", p->dtype, t->q, p->T, p->Hk, p->K, p->q_strides, 0));
-    GDN_TRY(check_tensor(function, "k", p->dtype, t->k, p->T, p->Hk, p->K, p->k_strides, 0));
-    GDN_TRY(check_tensor(function, "v", p->dtype, t->v, p->T, p->Hv, p->V, p->v_strides, 0));
-    GDN_TRY(check_tensor(function, "g", state, t->g, p->T, p->Hv, 1, gate, 1));
-    GDN_TRY(check_tensor(function, "beta", state, t->beta, p->T, p->Hv, 1, gate, 0));
-    GDN_TRY(check_tensor(function, "do", p->dtype, t->do_, p->T, p->Hv, p->V, p->o_strides, 0));
-    GDN_TRY(check_tensor(function, "initial_state", state, t->initial_state, p->N, p->Hv, KV,
-                         states, 0));
-    GDN_TRY(check_tensor(function, "dht", state, t->dht, p->N, p->Hv, KV, states, 0));
+    gdni_input inputs[GDNI_INPUTS];
+    gdni_inputs(p, t, inputs);
+    for (int i = 0; i < GDNI_INPUTS; ++i) {
+        const gdni_input *in = &inputs[i];
+        const int64_t rows = in->data ? in->rows * in->heads : 0;
+        for (int64_t row = 0; row < rows; ++row)
+            for (int64_t j = 0; j < in->dim; ++j) {
+                const double x = gdni_load(in->dtype, in->data,
+                                           row / in->heads * in->strides.token +
+                                               row % in->heads * in->strides.head + j);
+                if (!isfinite(x) || (in->log_gate && x > 0))
+                    return gdni_bad_value(function, in, row * in->dim + j, x);
+            }
+    }
     return GDN_STATUS_OK;
 }

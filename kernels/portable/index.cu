@@ -1,8 +1,8 @@
 // The chunk table, from cu_seqlens on the device: nothing about the sequences is known to the host.
 //
 // Sequence n has ceil(len_n / C) chunks, so T / C + N bounds their number; kernels are launched for
-// the bound and leave where no chunk is. Bad bounds of a sequence are clamped: they cannot make a
-// kernel read outside the tensors.
+// the bound and leave where no chunk is. Bad bounds of a sequence are clamped, and so is the number
+// of chunks: sequences that overlap would have more than there is room for.
 #include "stages.h"
 
 namespace gdni {
@@ -10,13 +10,6 @@ namespace gdni {
 namespace {
 
 constexpr int THREADS = 1024;
-
-__device__ int64_t sequence_start(const Arguments &a, int64_t n) {
-    if (!a.cu_seqlens)
-        return n * (a.T / a.N);
-    const int64_t start = a.cu_seqlens[n];
-    return start < 0 ? 0 : start > a.T ? a.T : start;
-}
 
 // chunk_start [N + 1]: an exclusive sum by one CTA, 1024 sequences at a time.
 __global__ void __launch_bounds__(THREADS)

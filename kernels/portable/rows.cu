@@ -78,7 +78,7 @@ __device__ void zero_rows(const Tensor &x, int64_t token, int heads, int dim) {
 
 template <typename T>
 __global__ void padding_kernel(const __grid_constant__ Arguments a) {
-    const int64_t end = a.cu_seqlens[a.N] < 0 ? 0 : a.cu_seqlens[a.N];
+    const int64_t end = sequence_start(a, a.N);
     for (int64_t token = end + blockIdx.x; token < a.T; token += gridDim.x) {
         zero_rows<T>(a.o, token, a.Hv, a.V);
         zero_rows<T>(a.dv, token, a.Hv, a.V);
@@ -101,8 +101,7 @@ __global__ void __launch_bounds__(256)
     __shared__ double partial[2][8];
     const int head = blockIdx.x, k_head = head / (a.Hv / a.Hk), warp = threadIdx.x / 32;
     const int64_t n = a.N - 1;
-    const int64_t start = a.cu_seqlens ? a.cu_seqlens[n] : n * (a.T / a.N);
-    const int64_t end = a.cu_seqlens ? a.cu_seqlens[n + 1] : a.T;
+    const int64_t start = sequence_start(a, n), end = sequence_start(a, n + 1);
     double decay = 0.0, growth = 0.0;
     for (int64_t token = start + warp; token < end; token += 8) {
         const float square = row_square(row_pointer<T>(a.k, token, k_head), a.K);

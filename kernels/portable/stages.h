@@ -5,6 +5,15 @@
 
 namespace gdni {
 
+// First token of sequence n; n = N: the end of the last one. Bounds outside 0 .. T are clamped, so
+// that bad ones make no kernel read or write outside the tensors.
+__device__ inline int64_t sequence_start(const Arguments &a, int64_t n) {
+    if (!a.cu_seqlens)
+        return n * (a.T / a.N);
+    const int64_t start = a.cu_seqlens[n];
+    return start < 0 ? 0 : start > a.T ? a.T : start;
+}
+
 // Enqueues one kernel; shared memory beyond 48 KB has to be asked for.
 template <typename... Parameters>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,

@@ -187,14 +187,20 @@ gdn_status gdni_evaluate_operator(const gdn_context *context, const gdn_problem 
                            ? sizes.forward_workspace
                            : sizes.backward_workspace;
     GDN_TRY_GOTO(gdni_reserve(&b, t.workspace_size, &t.workspace), cleanup);
+    if (sizes.checked_report)
+        GDN_TRY_GOTO(gdni_reserve(&b, sizes.checked_report, &t.checked_report), cleanup);
     if (!b.device)
         memset(t.workspace, 0xff, t.workspace_size);
     t.cu_seqlens = v->cu_seqlens;
 
     if (forward)
         GDN_TRY_GOTO(gdn_forward(context, &p, &t, NULL), cleanup);
+    if (sizes.checked_report && forward)
+        GDN_TRY_GOTO(gdn_checked_status(context, &p, &t, NULL), cleanup);
     if (v->do_)
         GDN_TRY_GOTO(gdn_backward(context, &p, &t, NULL), cleanup);
+    if (sizes.checked_report && v->do_)
+        GDN_TRY_GOTO(gdn_checked_status(context, &p, &t, NULL), cleanup);
     for (size_t i = 0; i < n_outputs; ++i) {
         const gdni_shape s = gdni_operator_shape(&p, outputs[i].name);
         GDN_TRY_GOTO(gdni_download(&b, &s, outputs[i].dtype, *outputs[i].out, outputs[i].to),

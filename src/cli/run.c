@@ -74,6 +74,9 @@ static int run_operator(const cli_options *o, const gdn_context *context, const 
     int missing = 0, code;
     p.dtype = o->dtype;
     p.flags = o->exact ? GDN_FLAG_EXACT : 0;
+    /* Reading the file has looked at its values; this looks at what they became in the dtype. */
+    if (!o->dist)
+        p.flags |= GDN_FLAG_CHECKED;
     p.T = c->T, p.N = c->N, p.Hk = c->Hk, p.Hv = c->Hv, p.K = c->K, p.V = c->V;
     p.scale = c->scale;
     gdn_status status = gdn_problem_supported(context, &p);

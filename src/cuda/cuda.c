@@ -47,9 +47,6 @@ static gdn_status supported(const gdn_context *context, const gdn_problem *p) {
                          "backend computes fp64)");
     GDN_TRY(check_dim("K", p->K));
     GDN_TRY(check_dim("V", p->V));
-    if (p->flags & GDN_FLAG_CHECKED)
-        return gdni_fail(GDN_STATUS_UNSUPPORTED,
-                         "cuda backend: the flag CHECKED is for host backends");
     /* Grids: a CTA per sequence, v-head and slice of V; per eight rows of q; k-heads in y. */
     if (p->N > most / p->Hv / 16 || p->T > most / p->Hk)
         return gdni_fail(GDN_STATUS_UNSUPPORTED,
@@ -70,6 +67,7 @@ static gdn_status supported(const gdn_context *context, const gdn_problem *p) {
 
 static void sizes(const gdn_context *context, const gdn_problem *p, gdn_sizes *s) {
     gdni_portable_sizes(p, s);
+    s->checked_report = p->flags & GDN_FLAG_CHECKED ? sizeof(gdni_checked_report) : 0;
 }
 
 static gdn_status status_of(const char *function, const gdn_context *context, int error) {
@@ -79,29 +77,89 @@ static gdn_status status_of(const char *function, const gdn_context *context, in
     return GDN_STATUS_OK;
 }
 
+/* The calls, as a checked report names them. */
+static const char *const calls[] = {"gdn_forward", "gdn_backward", "gdn_segment_forward",
+                                    "gdn_segment_backward"};
+enum {
+    FORWARD,
+    BACKWARD,
+    SEGMENT_FORWARD,
+    SEGMENT_BACKWARD,
+    CALLS
+};
+_Static_assert((int)GDNI_INPUTS == (int)GDNI_CHECKED_INPUTS,
+               "kernels/launch.h has room for the inputs");
+
+/* With CHECKED: enqueues the look at what is given. */
+static gdn_status check(uint32_t call, const gdn_context *context, const gdn_problem *p,
+                        const gdn_tensors *t, gdn_stream stream) {
+    const gdni_cuda_device device = device_of(context);
+    gdni_input inputs[GDNI_INPUTS];
+    gdni_checked_input checked[GDNI_INPUTS];
+    if (!(p->flags & GDN_FLAG_CHECKED))
+        return GDN_STATUS_OK;
+    gdni_inputs(p, t, inputs);
+    for (int i = 0; i < GDNI_INPUTS; ++i) {
+        const gdni_input *in = &inputs[i];
+        const gdni_checked_input to = {
+            in->data,   (int)gdn_dtype_size(in->dtype), in->log_gate, in->rows, in->heads, in->dim,
+            in->strides};
+        checked[i] = to;
+    }
+    /* The host has looked at bounds of its own. */
+    const int64_t *cu = p->flags & GDN_FLAG_CU_SEQLENS_HOST ? NULL : t->cu_seqlens;
+    return status_of(
+        calls[call], context,
+        gdni_checked_enqueue(&device, p, cu, checked, call, t->checked_report, stream));
+}
+
+static gdn_status checked_status(const gdn_context *context, const gdn_problem *p,
+                                 const gdn_tensors *t, gdn_stream stream) {
+    static const char *const function = "gdn_checked_status";
+    const gdni_cuda_device device = device_of(context);
+    gdni_input inputs[GDNI_INPUTS];
+    gdni_checked_report r;
+    GDN_TRY(
+        status_of(function, context, gdni_checked_fetch(&device, t->checked_report, &r, stream)));
+    GDNI_REQUIRE(r.magic == GDNI_CHECKED_MAGIC && r.call < CALLS,
+                 "%s: checked_report holds no report, expected that of a call before", function);
+    if (r.place == UINT64_MAX)
+        return GDN_STATUS_OK;
+    const uint64_t tensor = r.place >> GDNI_PLACE_BITS;
+    const int64_t index = (int64_t)(r.place & ((UINT64_C(1) << GDNI_PLACE_BITS) - 1));
+    if (tensor == 0)
+        return gdni_check_bound(calls[r.call], p->N, p->T, index, r.bound[0], r.bound[1]);
+    gdni_inputs(p, t, inputs);
+    return gdni_bad_value(calls[r.call], &inputs[tensor - 1], index, r.value);
+}
+
 static gdn_status forward(const gdn_context *context, const gdn_problem *p, const gdn_tensors *t,
                           gdn_stream stream) {
     const gdni_cuda_device device = device_of(context);
-    return status_of("gdn_forward", context, gdni_portable_forward(&device, p, t, stream));
+    GDN_TRY(check(FORWARD, context, p, t, stream));
+    return status_of(calls[FORWARD], context, gdni_portable_forward(&device, p, t, stream));
 }
 
 static gdn_status backward(const gdn_context *context, const gdn_problem *p, const gdn_tensors *t,
                            gdn_stream stream) {
     const gdni_cuda_device device = device_of(context);
-    return status_of("gdn_backward", context, gdni_portable_backward(&device, p, t, stream));
+    GDN_TRY(check(BACKWARD, context, p, t, stream));
+    return status_of(calls[BACKWARD], context, gdni_portable_backward(&device, p, t, stream));
 }
 
 static gdn_status segment_forward(const gdn_context *context, const gdn_problem *p,
                                   const gdn_tensors *t, const gdn_segment *s, gdn_stream stream) {
     const gdni_cuda_device device = device_of(context);
-    return status_of("gdn_segment_forward", context,
+    GDN_TRY(check(SEGMENT_FORWARD, context, p, t, stream));
+    return status_of(calls[SEGMENT_FORWARD], context,
                      gdni_portable_segment_forward(&device, p, t, s, stream));
 }
 
 static gdn_status segment_backward(const gdn_context *context, const gdn_problem *p,
                                    const gdn_tensors *t, const gdn_segment *s, gdn_stream stream) {
     const gdni_cuda_device device = device_of(context);
-    return status_of("gdn_segment_backward", context,
+    GDN_TRY(check(SEGMENT_BACKWARD, context, p, t, stream));
+    return status_of(calls[SEGMENT_BACKWARD], context,
                      gdni_portable_segment_backward(&device, p, t, s, stream));
 }
 
@@ -112,4 +170,5 @@ const gdni_backend_ops gdni_cuda_ops = {
     .backward = backward,
     .segment_forward = segment_forward,
     .segment_backward = segment_backward,
+    .checked_status = checked_status,
 };

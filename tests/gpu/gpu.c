@@ -237,6 +237,7 @@ void gpu_prepare(gpu_run *r, const gdn_context *context, const gpu_case *c) {
     r->workspace = allocate(r->workspace_bytes);
     r->saved_bytes = r->sizes.saved;
     r->saved = r->saved_bytes ? allocate(r->saved_bytes) : NULL;
+    r->checked_report = allocate(r->sizes.checked_report);
     if (c->cu) {
         const size_t bytes = sizeof(int64_t) * (size_t)(c->N + 1);
         r->cu_device = (int64_t *)allocate(bytes);
@@ -247,7 +248,13 @@ void gpu_prepare(gpu_run *r, const gdn_context *context, const gpu_case *c) {
     r->tensors.workspace = r->workspace;
     r->tensors.workspace_size = r->workspace_bytes;
     r->tensors.saved = r->saved;
+    r->tensors.checked_report = r->sizes.checked_report ? r->checked_report : NULL;
     gpu_poison(r);
+}
+
+void gpu_upload(gpu_run *r) {
+    for (int i = GPU_Q; i < GPU_O; ++i)
+        upload(&r->x[i]);
 }
 
 void gpu_poison(gpu_run *r) {
@@ -285,6 +292,7 @@ int gpu_fetch(gpu_run *r) {
     }
     intact &= check_canaries(r, "workspace", r->workspace, r->workspace_bytes);
     intact &= check_canaries(r, "saved", r->saved, r->saved_bytes);
+    intact &= check_canaries(r, "checked_report", r->checked_report, r->sizes.checked_report);
     return intact;
 }
 
@@ -295,6 +303,7 @@ void gpu_release(gpu_run *r) {
         CUDA(cudaFree(r->x[i].device - CANARY));
     }
     CUDA(cudaFree(r->workspace - CANARY));
+    CUDA(cudaFree(r->checked_report - CANARY));
     if (r->saved)
         CUDA(cudaFree(r->saved - CANARY));
     if (r->cu_device)

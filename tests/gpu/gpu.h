@@ -79,7 +79,7 @@ typedef struct gpu_run {
     gpu_tensor x[GPU_COUNT];
     gdn_tensors tensors, reference_tensors;
     int64_t *cu_device;
-    char *workspace, *saved;
+    char *workspace, *saved, *checked_report;
     size_t workspace_bytes, saved_bytes;
 } gpu_run;
 
@@ -107,6 +107,8 @@ gdn_context *gpu_context(void);
 void gpu_prepare(gpu_run *r, const gdn_context *context, const gpu_case *c);
 /* Poisons outputs, workspace and what is saved once more. */
 void gpu_poison(gpu_run *r);
+/* The inputs' host values to the device, rounded to its dtype, once more. */
+void gpu_upload(gpu_run *r);
 /* The reference's outputs into host. */
 void gpu_reference(gpu_run *r);
 /* The device's outputs into got. False, with a line, if a canary died. */

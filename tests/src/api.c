@@ -120,6 +120,18 @@ static void test_tensors(void) {
     g[2] = 0;
     q[5] = NAN;
     REFUSED(gdn_forward(context, &p, &t, NULL), GDN_STATUS_BAD_DATA, "q at [2, 0, 1] is nan");
+    CHECK(gdn_checked_status(context, &p, &t, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
+    p.flags = 0;
+    REFUSED(gdn_checked_status(context, &p, &t, NULL), GDN_STATUS_INVALID_ARGUMENT, "CHECKED");
+    /* A caller whose header has fewer sizes gets those. */
+    gdn_sizes fewer = GDN_SIZES_INIT;
+    fewer.size = offsetof(gdn_sizes, checked_report);
+    fewer.checked_report = 77;
+    CHECK(gdn_problem_sizes(context, &p, &fewer) == GDN_STATUS_OK, "%s", gdn_last_error());
+    CHECK(fewer.forward_workspace == sizes.forward_workspace && fewer.checked_report == 77,
+          "%zu bytes, then %zu", fewer.forward_workspace, fewer.checked_report);
+    fewer.size = sizeof(fewer) + 8;
+    REFUSED(gdn_problem_sizes(context, &p, &fewer), GDN_STATUS_INVALID_ARGUMENT, "size is");
     free(workspace);
 }
 
