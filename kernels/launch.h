@@ -85,7 +85,12 @@ int gdni_checked_fetch(const gdni_cuda_device *device, const void *report, gdni_
  * The portable backend: problems and tensors as gdni_backend_ops get them, in device memory. Each
  * call enqueues on stream and returns 0 or the CUDA error code.
  */
-void gdni_portable_sizes(const gdn_problem *problem, gdn_sizes *sizes);
+void gdni_portable_sizes(const gdni_cuda_device *device, const gdn_problem *problem,
+                         gdn_sizes *sizes);
+/* Where in its workspace a forward (or backward) call leaves the number of its work items: segments
+ * times v-heads. */
+const int32_t *gdni_portable_item_count(const gdni_cuda_device *device, const gdn_problem *problem,
+                                        const gdn_tensors *tensors, int backward);
 /* Bytes of shared memory that a device must give one CTA for this problem. */
 size_t gdni_portable_shared_memory(const gdn_problem *problem);
 int gdni_portable_forward(const gdni_cuda_device *device, const gdn_problem *problem,

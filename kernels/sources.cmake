@@ -4,6 +4,7 @@ target_sources(gdn PRIVATE
   ${CMAKE_CURRENT_LIST_DIR}/device.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/index.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/operator.cu
+  ${CMAKE_CURRENT_LIST_DIR}/portable/plan.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/rows.cu)
 foreach(stage prepare forward backward gradients)
   foreach(dtype bf16 fp16 fp32)

@@ -185,14 +185,16 @@ typedef struct gdn_problem {
      * host backends never drop. */
     double decay_threshold;
     gdn_strides q_strides, k_strides, v_strides, o_strides; /* dq as q, dk as k, dv as v, do as o */
+    /* cuda: into how many segments that run side by side each sequence is cut: 0 = a cost model on
+     * the device decides, from the sequences and the gates; 1 = none; n = at most n. The host
+     * backends cut nothing. */
+    int32_t segments;
 } gdn_problem;
 
 #define GDN_PROBLEM_INIT                                                                           \
     {                                                                                              \
         sizeof(gdn_problem), GDN_DTYPE_FP32, 0, 0, 1, 1, 1, 128, 128, 0.0, 0.0, {0, 0}, {0, 0},    \
-            {0, 0}, {                                                                              \
-            0, 0                                                                                   \
-        }                                                                                          \
+            {0, 0}, {0, 0}, 0                                                                      \
     }
 
 /*

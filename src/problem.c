@@ -58,6 +58,8 @@ gdn_status gdni_problem_check(const char *function, const gdn_problem *in, gdn_p
                  out->scale);
     GDNI_REQUIRE(out->decay_threshold <= 0, "%s: decay_threshold is %g, expected 0 or less",
                  function, out->decay_threshold);
+    GDNI_REQUIRE(out->segments >= 0, "%s: segments is %d, expected 0 or more", function,
+                 out->segments);
     if (out->scale == 0)
         out->scale = 1.0 / sqrt((double)out->K);
     if (out->decay_threshold == 0)

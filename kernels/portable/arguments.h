@@ -7,21 +7,17 @@
 #include <cuda_runtime.h>
 
 #include "gdn.h"
+#include "plan/model.h"
 
 namespace gdni {
 
-// Tokens in a chunk: what keeps the tiles of K = 256 inside the shared memory of every device.
+// Tokens in a chunk.
 template <typename T>
-constexpr int CHUNK = sizeof(T) == 4 ? 32 : 64;
+constexpr int CHUNK = GDNI_PORTABLE_CHUNK(sizeof(T));
 
 // Columns of K that one CTA of stage 3 of backward takes: what its registers hold without spills.
 template <typename T>
 constexpr int SPLIT = sizeof(T) == 4 ? 64 : 128;
-
-// Kernels are made for these K; columns beyond the problem's are zeros.
-constexpr int padded_k(int K) {
-    return K <= 64 ? 64 : K <= 128 ? 128 : 256;
-}
 
 // Rows of a tile's gate table, each of a chunk's length: e^c, e^{c_C - c}, beta, and c as the sum
 // of two floats, so that differences inside a chunk keep their digits behind strong gates.
@@ -48,6 +44,15 @@ struct Tensor {
     bool aligned;        // every row starts at a multiple of 16 bytes
 };
 
+// What the exact pass does for a border: exit state and transfer matrix of the item on its left,
+// entry gradient of the item on its right.
+enum Task {
+    TASK_STATE,
+    TASK_GRADIENT,
+    TASK_TRANSFER,
+    TASKS
+};
+
 struct Arguments {
     Tensor q, k, v, o, do_, dq, dk, dv; // data is NULL where a stage does without
     const float *g, *beta;              // [T, Hv]
@@ -62,17 +67,28 @@ struct Arguments {
     int64_t first_sequence, sequences; // those that this call is about
     int64_t first_stored;              // the sequence at the front of final_state and dh0
     int64_t max_chunks;                // room in `chunks`
-    bool gateless_identity;            // transfer: g = 0, the initial state is the identity
+    bool gateless;                     // g = 0
+    bool identity;                     // the chain of states starts from the identity
 
     Chunk *chunks;        // [max_chunks]
     int64_t *chunk_start; // [N + 1] first chunk of each sequence
-    float *gates;         // tiles of [GATE_ROWS][C]
-    void *inverse;        // tiles of [C][C]   Gam o T
-    void *scores;         // tiles of [C][C]   P
-    void *states;         // tiles of [V][K]   S^T at the chunk's entry
-    void *delta;          // tiles of [C][V]   D
-    void *state_grads;    // tiles of [V][K]   dS'^T at the chunk's exit
-    void *delta_grads;    // tiles of [C][V]   E
+    float *bounds;        // [max_chunks, Hv] bound on the log of a chunk's decay, or NULL
+
+    gdni_plan_problem plan;      // its pointers are those here
+    int64_t *segment_start;      // [N + 1] first segment of each sequence
+    gdni_work_item *items;       // [max_items], a segment's heads side by side
+    int32_t *tasks, *task_count; // of the exact pass: 3 x the item on a border's right + Task
+    int32_t *item_count;         // how many there are
+    int64_t max_items;           // kernels are launched for so many
+    float *pool_states, *pool_grads, *pool_transfer; // see plan/work_item.h
+
+    float *gates;      // tiles of [GATE_ROWS][C]
+    void *inverse;     // tiles of [C][C]   Gam o T
+    void *scores;      // tiles of [C][C]   P
+    void *states;      // tiles of [V][K]   S^T at the chunk's entry
+    void *delta;       // tiles of [C][V]   D
+    void *state_grads; // tiles of [V][K]   dS'^T at the chunk's exit
+    void *delta_grads; // tiles of [C][V]   E
 
     int32_t slices, stages; // of the chains: CTAs a head, chunks in shared memory at once
     int32_t multiprocessors;

@@ -1,4 +1,8 @@
 #include "backward.cuh"
 
-template cudaError_t gdni::launch_chains<gdni::fp16>(const gdni::Arguments &, bool, bool,
+template cudaError_t gdni::launch_chains<gdni::fp16>(const gdni::Arguments &,
+                                                     const gdni_chain_shape &, bool, bool,
                                                      cudaStream_t);
+template cudaError_t gdni::launch_exact<gdni::fp16>(const gdni::Arguments &,
+                                                    const gdni_chain_shape &, bool, bool,
+                                                    cudaStream_t);

@@ -2,8 +2,8 @@
 //
 // The state is kept transposed, S^T, in fp32 accumulators: a warp owns 16 of its V rows and all K
 // columns, because the recurrence is independent per column of V. Warps never exchange anything;
-// they share only the chunk's tiles. A CTA is one (sequence, v-head, slice of 16 x warps rows of
-// V): its first warps compute, the last LOADERS ones copy the next chunk's tiles meanwhile.
+// they share only the chunk's tiles. A CTA is one slice of 16 x warps rows of V of a work item: its
+// first warps compute, the last LOADERS ones copy the next chunk's tiles meanwhile.
 //
 // Shared memory, per stage (two where they fit):
 //     K [C][K]   Q [C][K]   Gam o T [C][C]   P [C][C]   V or dO [C][slice]   gates [3][C]
@@ -24,13 +24,8 @@ namespace gdni {
 template <typename T, int C, int KP>
 struct ChainShape {
     static constexpr int LD_K = KP + PIECE<T>, LD_C = C + PIECE<T>;
-    static __host__ __device__ int ld_slice(int warps) {
+    static __device__ int ld_slice(int warps) {
         return 16 * warps + PIECE<T>;
-    }
-    static __host__ __device__ size_t stage_bytes(int warps, bool with_q) {
-        const size_t pair = sizeof(T) * C * (LD_K + LD_C);
-        return pair * (with_q ? 2 : 1) + sizeof(T) * C * static_cast<size_t>(ld_slice(warps)) +
-               3 * sizeof(float) * C;
     }
 };
 
@@ -54,24 +49,73 @@ struct ChainStage {
     }
 };
 
-// Which part of which head a CTA works on.
+// What a CTA runs: the chunks first .. last - 1 of one head, for one slice of V.
 struct ChainItem {
-    int64_t sequence, first, last; // its chunks are first .. last - 1
-    int head, slice, warps, v0;    // v0: this warp's first row of V
-    bool active;                   // rows beyond V have no work
+    int32_t first, last;
+    int32_t kept;       // results are written from this chunk on; of gradients, below it
+    int head, slice;    // slice: the CTA's first row of V
+    int warps, v0;      // warps that compute; this warp's first row of V
+    bool active;        // rows beyond V have no work
+    bool identity;      // begin with the identity
+    const float *start; // otherwise with this [K][V]; NULL: zeros
 };
 
-__device__ __forceinline__ ChainItem chain_item(const Arguments &a, int64_t index) {
-    ChainItem item;
+__device__ __forceinline__ ChainItem chain_item(const Arguments &a, int head, int slice) {
+    ChainItem item = {};
+    item.head = head;
     item.warps = blockDim.x / 32 - LOADERS;
-    item.slice = static_cast<int>(index % a.slices) * 16 * item.warps;
-    item.head = static_cast<int>(index / a.slices % a.Hv);
-    item.sequence = a.first_sequence + index / a.slices / a.Hv;
-    item.first = a.chunk_start[item.sequence];
-    item.last = a.chunk_start[item.sequence + 1];
+    item.slice = slice * 16 * item.warps;
     item.v0 = item.slice + threadIdx.x / 32 * 16;
     item.active = threadIdx.x < item.warps * 32 && item.v0 < a.V;
     return item;
+}
+
+// Matrices [K][V] of an array that may be NULL.
+template <typename X>
+__device__ __forceinline__ X *matrix_at(const Arguments &a, X *matrices, int64_t index) {
+    return matrices ? matrices + index * a.K * a.V : nullptr;
+}
+
+__device__ __forceinline__ ChainItem states_item(const Arguments &a, const gdni_work_item &work,
+                                                 int slice) {
+    ChainItem item = chain_item(a, work.head, slice);
+    const int64_t sequence = work.sequence;
+    item.first = static_cast<int32_t>(work.first);
+    item.last = static_cast<int32_t>(work.last);
+    item.kept = static_cast<int32_t>(work.stored);
+    item.identity = a.identity;
+    if (work.entry == GDNI_START_GIVEN)
+        item.start = matrix_at(a, a.initial_state, sequence * a.Hv + work.head);
+    else if (work.entry == GDNI_START_EXACT)
+        item.start = matrix_at<const float>(a, a.pool_states, work.slot);
+    return item;
+}
+
+// Where the chain's last state goes: final_state.
+__device__ __forceinline__ float *states_end(const Arguments &a, const gdni_work_item &work) {
+    return work.flags & GDNI_ITEM_LAST
+               ? matrix_at(a, a.final_state, (work.sequence - a.first_stored) * a.Hv + work.head)
+               : nullptr;
+}
+
+__device__ __forceinline__ ChainItem gradients_item(const Arguments &a, const gdni_work_item &work,
+                                                    int slice) {
+    ChainItem item = chain_item(a, work.head, slice);
+    const int64_t sequence = work.sequence;
+    item.first = static_cast<int32_t>(work.stored);
+    item.last = static_cast<int32_t>(work.late);
+    item.kept = static_cast<int32_t>(work.last);
+    if (work.exit == GDNI_START_GIVEN)
+        item.start = matrix_at(a, a.dht, sequence * a.Hv + work.head);
+    else if (work.exit == GDNI_START_EXACT)
+        item.start = matrix_at<const float>(a, a.pool_grads, work.slot + a.Hv);
+    return item;
+}
+
+__device__ __forceinline__ float *gradients_end(const Arguments &a, const gdni_work_item &work) {
+    return work.flags & GDNI_ITEM_FIRST
+               ? matrix_at(a, a.dh0, (work.sequence - a.first_stored) * a.Hv + work.head)
+               : nullptr;
 }
 
 // Copies one chunk into a stage. x is the tensor of V columns: v or do.
@@ -102,41 +146,38 @@ __device__ __forceinline__ void chain_load(const Arguments &a, const ChainItem &
     cp_async_commit_group();
 }
 
-// S^T of this warp's rows from [K][V] in fp32.
+// S^T of this warp's rows, from the item's start.
 template <int KT>
 __device__ __forceinline__ void state_load(float (&s)[KT][4], const Arguments &a,
-                                           const ChainItem &item, const float *states) {
+                                           const ChainItem &item) {
     clear(s);
     if (!item.active)
         return;
-    const float *x = states;
-    if (x)
-        x += (item.sequence * a.Hv + item.head) * a.K * a.V;
 #pragma unroll
     for (int t = 0; t < KT; ++t)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
             const int k = column_of(t, e), v = item.v0 + row_of(e);
-            if (x && k < a.K)
-                s[t][e] = x[static_cast<int64_t>(k) * a.V + v];
-            else if (a.gateless_identity && k == v)
+            if (item.start && k < a.K)
+                s[t][e] = item.start[static_cast<int64_t>(k) * a.V + v];
+            else if (item.identity && k == v)
                 s[t][e] = 1.0f;
         }
 }
 
+// The inverse, to [K][V] at end unless that is NULL.
 template <int KT>
 __device__ __forceinline__ void state_store(const float (&s)[KT][4], const Arguments &a,
-                                            const ChainItem &item, float *states) {
-    if (!states || !item.active)
+                                            const ChainItem &item, float *end) {
+    if (!end || !item.active)
         return;
-    float *x = states + ((item.sequence - a.first_stored) * a.Hv + item.head) * a.K * a.V;
 #pragma unroll
     for (int t = 0; t < KT; ++t)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
             const int k = column_of(t, e), v = item.v0 + row_of(e);
             if (k < a.K)
-                x[static_cast<int64_t>(k) * a.V + v] = s[t][e];
+                end[static_cast<int64_t>(k) * a.V + v] = s[t][e];
         }
 }
 
@@ -217,22 +258,22 @@ template <typename T, int C, int KP, typename Step>
 __device__ __forceinline__ void chain_run(const Arguments &a, const ChainItem &item,
                                           const Tensor &x, bool with_q, bool reverse, Step step) {
     extern __shared__ __align__(16) unsigned char shared[];
-    const size_t bytes = ChainShape<T, C, KP>::stage_bytes(item.warps, with_q);
-    const int64_t count = item.last - item.first;
-    const auto index = [&](int64_t i) { return reverse ? item.last - 1 - i : item.first + i; };
-    const auto stage = [&](int64_t i) {
+    const size_t bytes = gdni_chain_stage(sizeof(T), KP, item.warps, with_q);
+    const int32_t count = item.last - item.first;
+    const auto index = [&](int32_t i) { return reverse ? item.last - 1 - i : item.first + i; };
+    const auto stage = [&](int32_t i) {
         return ChainStage<T, C, KP>(shared + (a.stages == 2 ? i % 2 * bytes : 0), item.warps,
                                     with_q);
     };
     const bool loads = threadIdx.x >= item.warps * 32;
-    const auto load = [&](int64_t i) {
+    const auto load = [&](int32_t i) {
         if (loads && i < count) {
             chain_load(a, item, index(i), x, with_q, stage(i));
             cp_async_wait_group<0>();
         }
     };
     load(0);
-    for (int64_t i = 0; i < count; ++i) {
+    for (int32_t i = 0; i < count; ++i) {
         __syncthreads();
         if (a.stages == 2)
             load(i + 1);
@@ -243,38 +284,6 @@ __device__ __forceinline__ void chain_run(const Arguments &a, const ChainItem &i
             load(i + 1);
         }
     }
-}
-
-// How many computing warps a CTA gets, and how many chunks lie in shared memory. The cost model: a
-// chunk costs a CTA of w warps max(1650, 520 w) + 700 cycles (tensor work of a warp on its own
-// scheduler; shared memory, which all warps read in full), one CTA fills the registers of a
-// multiprocessor, and without a second stage the copy (2000 cycles) is not hidden.
-struct ChainPlan {
-    int warps, stages;
-    int64_t slices;
-    size_t shared;
-};
-
-template <typename StageBytes>
-ChainPlan chain_plan(const Arguments &a, int64_t chains, StageBytes stage_bytes) {
-    ChainPlan best = {0, 0, 0, 0};
-    double best_cost = 0.0;
-    for (int warps = 4; warps >= 1; warps /= 2)
-        for (int stages = 2; stages >= 1; --stages) {
-            const size_t bytes = static_cast<size_t>(stages) * stage_bytes(warps);
-            if (bytes > a.shared_memory)
-                continue;
-            const int64_t slices = (a.V + 16 * warps - 1) / (16 * warps);
-            const int64_t waves = (chains * slices + a.multiprocessors - 1) / a.multiprocessors;
-            const double chunk =
-                (warps == 4 ? 2080.0 : 1650.0) + 700.0 + (stages == 2 ? 0.0 : 2000.0);
-            const double cost = static_cast<double>(waves) * chunk;
-            if (best.warps == 0 || cost < best_cost * 0.98) {
-                best = {warps, stages, slices, bytes};
-                best_cost = cost;
-            }
-        }
-    return best;
 }
 
 } // namespace gdni

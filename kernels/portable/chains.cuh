@@ -11,27 +11,28 @@
 //               dS^T = e^{c_C} dS'^T + s (e^c dO)^T Q + dU^T K
 //
 // Each product's accumulators become the next one's left factor in registers. The state stays in
-// fp32; it is rounded only as an operand and in what is kept for stage 3.
+// fp32; it is rounded only as an operand and in what is kept for stage 3. end() tells, after the
+// chain, where its last state goes: a pointer held all along costs spills.
 #pragma once
 
 #include "chain.cuh"
 
 namespace gdni {
 
-template <typename T, int C, int KP, bool OUTPUT>
-__device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_index) {
+template <typename T, int C, int KP, bool OUTPUT, typename End>
+__device__ __forceinline__ void forward_chain(const Arguments &a, const ChainItem &item, End end) {
     constexpr int KT = KP / 8, CT = C / 8;
     constexpr int LD_K = ChainShape<T, C, KP>::LD_K, LD_C = ChainShape<T, C, KP>::LD_C;
-    const ChainItem item = chain_item(a, item_index);
     const int ld = ChainShape<T, C, KP>::ld_slice(item.warps);
     float s[KT][4]; // S^T
-    state_load(s, a, item, a.initial_state);
+    state_load(s, a, item);
     chain_run<T, C, KP>(
-        a, item, a.v, OUTPUT, false, [&](int64_t index, const ChainStage<T, C, KP> &stage) {
+        a, item, a.v, OUTPUT, false, [&](int32_t index, const ChainStage<T, C, KP> &stage) {
             const float *e = stage.gates + GATE_EXP * C, *left = stage.gates + GATE_EXP_LEFT * C;
             const float *beta = stage.gates + GATE_BETA * C;
             T *columns = stage.slice + (item.v0 - item.slice);
-            if (a.states)
+            const bool kept = index >= item.kept;
+            if (a.states && kept)
                 state_keep<T>(s, a, item, index, a.states);
             float u[CT][4], o[CT][4];
             clear(u);
@@ -40,7 +41,7 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_i
             for (int t = 0; t < KT; t += 2) {
                 const Operand<T> x = operand_from<T>(s[t], s[t + 1]);
                 multiply<COLUMNS>(u, x, stage.k + t * 8, LD_K);
-                if (OUTPUT)
+                if (OUTPUT && kept)
                     multiply<COLUMNS>(o, x, stage.q + t * 8, LD_K);
             }
             float d[CT][4];
@@ -58,7 +59,7 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_i
             for (int t = 0; t < CT; t += 2)
                 multiply<COLUMNS>(d, operand_from<T>(u[t], u[t + 1]), stage.inverse + t * 8, LD_C,
                                   t);
-            if (OUTPUT) {
+            if (OUTPUT && kept) {
 #pragma unroll
                 for (int t = 0; t < CT; t += 2)
                     multiply<COLUMNS>(o, operand_from<T>(d[t], d[t + 1]), stage.scores + t * 8,
@@ -68,7 +69,7 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_i
                                   row_pointer<T>(a.o, chunk.token, item.head) + item.v0, a.o.token,
                                   chunk.rows, a.o.aligned);
             }
-            if (a.delta)
+            if (a.delta && kept)
                 slice_store<T, C>(d, columns, ld,
                                   static_cast<T *>(a.delta) + (index * a.Hv + item.head) * C * a.V +
                                       item.v0,
@@ -79,23 +80,23 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, int64_t item_i
             for (int t = 0; t < CT; t += 2)
                 multiply<ROWS>(s, operand_from<T>(d[t], d[t + 1]), stage.k + t * 8 * LD_K, LD_K);
         });
-    state_store(s, a, item, a.final_state);
+    state_store(s, a, item, end());
 }
 
-template <typename T, int C, int KP>
-__device__ __forceinline__ void backward_chain(const Arguments &a, int64_t item_index) {
+template <typename T, int C, int KP, typename End>
+__device__ __forceinline__ void backward_chain(const Arguments &a, const ChainItem &item, End end) {
     constexpr int KT = KP / 8, CT = C / 8;
     constexpr int LD_K = ChainShape<T, C, KP>::LD_K, LD_C = ChainShape<T, C, KP>::LD_C;
-    const ChainItem item = chain_item(a, item_index);
     const int ld = ChainShape<T, C, KP>::ld_slice(item.warps);
     float s[KT][4]; // dS'^T
-    state_load(s, a, item, a.dht);
+    state_load(s, a, item);
     chain_run<T, C, KP>(
-        a, item, a.do_, true, true, [&](int64_t index, const ChainStage<T, C, KP> &stage) {
+        a, item, a.do_, true, true, [&](int32_t index, const ChainStage<T, C, KP> &stage) {
             const float *e = stage.gates + GATE_EXP * C, *left = stage.gates + GATE_EXP_LEFT * C;
             const float *beta = stage.gates + GATE_BETA * C;
             T *columns = stage.slice + (item.v0 - item.slice);
-            if (a.state_grads)
+            const bool kept = index < item.kept;
+            if (a.state_grads && kept)
                 state_keep<T>(s, a, item, index, a.state_grads);
             float y[CT][4]; // dD^T
             clear(y);
@@ -119,7 +120,7 @@ __device__ __forceinline__ void backward_chain(const Arguments &a, int64_t item_
             for (int t = 0; t < CT; t += 2)
                 multiply<ROWS>(d, operand_from<T>(y[t], y[t + 1]), stage.inverse + t * 8 * LD_C,
                                LD_C, 0, t + 2);
-            if (a.delta_grads)
+            if (a.delta_grads && kept)
                 slice_store<T, C>(d, columns, ld,
                                   static_cast<T *>(a.delta_grads) +
                                       (index * a.Hv + item.head) * C * a.V + item.v0,
@@ -129,7 +130,7 @@ __device__ __forceinline__ void backward_chain(const Arguments &a, int64_t item_
             for (int t = 0; t < CT; t += 2)
                 multiply<ROWS>(s, operand_from<T>(d[t], d[t + 1]), stage.k + t * 8 * LD_K, LD_K);
         });
-    state_store(s, a, item, a.dh0);
+    state_store(s, a, item, end());
 }
 
 } // namespace gdni

@@ -7,28 +7,29 @@ namespace gdni {
 
 template <typename T, int C, int KP>
 __global__ void __launch_bounds__(256, 1) forward_kernel(const __grid_constant__ Arguments a) {
-    forward_chain<T, C, KP, true>(a, blockIdx.x);
+    const int64_t index = blockIdx.x / a.slices;
+    if (index < *a.item_count)
+        forward_chain<T, C, KP, true>(
+            a, states_item(a, a.items[index], static_cast<int>(blockIdx.x % a.slices)),
+            [&] { return states_end(a, a.items[blockIdx.x / a.slices]); });
 }
 
 template <typename T, int KP>
-cudaError_t launch_forward_shape(const Arguments &a, cudaStream_t stream) {
-    using Shape = ChainShape<T, CHUNK<T>, KP>;
-    const int64_t chains = a.sequences * a.Hv;
-    const ChainPlan plan =
-        chain_plan(a, chains, [](int warps) { return Shape::stage_bytes(warps, true); });
+cudaError_t launch_forward_shape(const Arguments &a, const gdni_chain_shape &shape,
+                                 cudaStream_t stream) {
     Arguments b = a;
-    b.slices = static_cast<int32_t>(plan.slices);
-    b.stages = plan.stages;
-    const dim3 grid(static_cast<unsigned>(chains * plan.slices));
-    return launch_kernel(forward_kernel<T, CHUNK<T>, KP>, grid, 32 * (plan.warps + LOADERS),
-                         plan.shared, stream, b);
+    b.slices = shape.slices;
+    b.stages = shape.stages;
+    const dim3 grid(static_cast<unsigned>(a.max_items * shape.slices));
+    return launch_kernel(forward_kernel<T, CHUNK<T>, KP>, grid, 32 * (shape.warps + LOADERS),
+                         shape.shared, stream, b);
 }
 
 template <typename T>
-cudaError_t launch_forward(const Arguments &a, cudaStream_t stream) {
-    return a.K <= 64    ? launch_forward_shape<T, 64>(a, stream)
-           : a.K <= 128 ? launch_forward_shape<T, 128>(a, stream)
-                        : launch_forward_shape<T, 256>(a, stream);
+cudaError_t launch_forward(const Arguments &a, const gdni_chain_shape &shape, cudaStream_t stream) {
+    return a.K <= 64    ? launch_forward_shape<T, 64>(a, shape, stream)
+           : a.K <= 128 ? launch_forward_shape<T, 128>(a, shape, stream)
+                        : launch_forward_shape<T, 256>(a, shape, stream);
 }
 
 } // namespace gdni

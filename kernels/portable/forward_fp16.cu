@@ -1,3 +1,4 @@
 #include "forward.cuh"
 
-template cudaError_t gdni::launch_forward<gdni::fp16>(const gdni::Arguments &, cudaStream_t);
+template cudaError_t gdni::launch_forward<gdni::fp16>(const gdni::Arguments &,
+                                                      const gdni_chain_shape &, cudaStream_t);

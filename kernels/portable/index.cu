@@ -1,4 +1,5 @@
-// The chunk table, from cu_seqlens on the device: nothing about the sequences is known to the host.
+// The chunk table and, where no sequence is cut, the work items, from cu_seqlens on the device:
+// nothing about the sequences is known to the host.
 //
 // Sequence n has ceil(len_n / C) chunks, so T / C + N bounds their number; kernels are launched for
 // the bound and leave where no chunk is. Bad bounds of a sequence are clamped, and so is the number
@@ -49,9 +50,19 @@ __global__ void __launch_bounds__(THREADS)
         a.chunk_start[a.N] = base < a.max_chunks ? base : a.max_chunks;
 }
 
-// chunks: which sequence a chunk belongs to, by bisection.
+// chunks: which sequence a chunk belongs to, by bisection. items: where nothing is cut, all of
+// them.
 __global__ void index_chunks_kernel(const __grid_constant__ Arguments a, int chunk) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const int64_t items = a.plan.segments == 1 ? a.sequences * a.Hv : 0;
+    if (i < items) {
+        const int64_t n = a.first_sequence + i / a.Hv;
+        gdni_plan_problem p = a.plan;
+        p.chunk_start = a.chunk_start;
+        a.items[i] = gdni_plan_item(&p, n, n, 0, 1, static_cast<int32_t>(i % a.Hv));
+        if (i == 0)
+            *a.item_count = static_cast<int32_t>(items);
+    }
     if (i >= a.chunk_start[a.N])
         return;
     int64_t low = 0, high = a.N; // chunk_start[low] <= i < chunk_start[high]
@@ -111,9 +122,9 @@ cudaError_t launch_index(const Arguments &a, int chunk, cudaStream_t stream) {
         launch_kernel(index_sequences_kernel, dim3(1), THREADS, 0, stream, a, chunk);
     if (error != cudaSuccess)
         return error;
-    return launch_kernel(index_chunks_kernel,
-                         dim3(static_cast<unsigned>((a.max_chunks + 255) / 256)), 256, 0, stream, a,
-                         chunk);
+    const int64_t count = a.max_chunks > a.max_items ? a.max_chunks : a.max_items;
+    return launch_kernel(index_chunks_kernel, dim3(static_cast<unsigned>((count + 255) / 256)), 256,
+                         0, stream, a, chunk);
 }
 
 cudaError_t launch_upload(int64_t *to, const int64_t *host, int64_t count, cudaStream_t stream) {

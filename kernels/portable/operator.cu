@@ -1,15 +1,16 @@
 // The portable backend's operator: lays out workspace and `saved`, then enqueues the stages.
 //
-//     forward            index, [normalise], prepare, forward chain, [padding]
-//     backward           index, [normalise], prepare unless saved, chains, gradients,
-//                        [through the norm], [sum of the splits], [padding]
+//     forward            index, [normalise], prepare, [plan, exact, scan], forward chain, [padding]
+//     backward           index, [normalise], prepare unless saved, [plan, exact, scan], chains,
+//                        gradients, [through the norm], [sum of the splits], [padding]
 //     segment_forward    index, [normalise], prepare, chain of states of the last sequence;
 //                        for M the same in fp32 with g = 0, V = K, S = I, v = 0
 //     segment_backward   index, [normalise], prepare, chain of gradients of the first sequence
 //
 // Workspace, per token and v-head at C = 64 and 16-bit dtypes: 276 bytes of gate tables, inverse
 // and scores (chunks that a sequence does not fill count in full); backward adds 4 K V / 64 + 4 V
-// bytes for both chains' states and for D and E.
+// bytes for both chains' states and for D and E. Where sequences may be cut, the pools of exact
+// states add (K V + K K) 4 bytes a border and head in forward, (2 K V + K K) 4 in backward.
 #include "../guard.h"
 #include "../launch.h"
 #include "stages.h"
@@ -79,7 +80,7 @@ template <typename T>
 class Operator {
   public:
     Operator(const gdni_cuda_device *device, const gdn_problem &p, const gdn_tensors &t, Call call)
-        : p_(p), t_(t), call_(call), work_(t.workspace), saved_(t.saved), a_() {
+        : p_(p), t_(t), call_(call), device_(), work_(t.workspace), saved_(t.saved), a_() {
         a_.g = static_cast<const float *>(t.g);
         a_.beta = static_cast<const float *>(t.beta);
         a_.cu_seqlens = t.cu_seqlens;
@@ -91,10 +92,9 @@ class Operator {
             a_.q = tensor<T>(t.q, p.q_strides);
         if (call != Call::SEGMENT_BACKWARD)
             a_.v = tensor<T>(t.v, p.v_strides);
-        if (device) {
-            a_.multiprocessors = device->multiprocessors;
-            a_.shared_memory = device->shared_memory;
-        }
+        device_ = {device->multiprocessors, device->shared_memory};
+        a_.multiprocessors = device->multiprocessors;
+        a_.shared_memory = device->shared_memory;
         upload_ = t.cu_seqlens && (p.flags & GDN_FLAG_CU_SEQLENS_HOST);
         norm_ = p.flags & GDN_FLAG_L2NORM_QK;
         layout();
@@ -106,6 +106,9 @@ class Operator {
     size_t saved() const {
         return saved_.peak();
     }
+    const int32_t *item_count() const {
+        return a_.item_count;
+    }
 
     cudaError_t forward(cudaStream_t stream) {
         a_.o = tensor<T>(t_.o, p_.o_strides);
@@ -113,7 +116,8 @@ class Operator {
         a_.final_state = static_cast<float *>(t_.final_state);
         GDNI_CUDA_TRY(begin(stream));
         GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
-        GDNI_CUDA_TRY(launch_forward<T>(a_, stream));
+        GDNI_CUDA_TRY(plan(true, false, stream));
+        GDNI_CUDA_TRY(launch_forward<T>(a_, shape(1), stream));
         return padding(stream);
     }
 
@@ -129,7 +133,9 @@ class Operator {
         GDNI_CUDA_TRY(begin(stream));
         if (!(p_.flags & GDN_FLAG_SAVE_INVERSE))
             GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
-        GDNI_CUDA_TRY(launch_chains<T>(a_, !(p_.flags & GDN_FLAG_SAVE_STATES), true, stream));
+        const bool states = !(p_.flags & GDN_FLAG_SAVE_STATES);
+        GDNI_CUDA_TRY(plan(states, true, stream));
+        GDNI_CUDA_TRY(launch_chains<T>(a_, shape(1 + states), states, true, stream));
         a_.dg = split_dg_ ? split_dg_ : dg;
         a_.dbeta = split_dg_ ? split_dbeta_ : dbeta;
         GDNI_CUDA_TRY(launch_gradients<T>(a_, stream));
@@ -155,7 +161,7 @@ class Operator {
         GDNI_CUDA_TRY(begin(stream));
         if (s.exit_state) {
             GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
-            GDNI_CUDA_TRY(launch_chains<T>(a_, true, false, stream));
+            GDNI_CUDA_TRY(launch_chains<T>(a_, shape(1), true, false, stream));
         }
         if (s.log_decay || s.decay_bound)
             GDNI_CUDA_TRY(launch_decay<T>(a_, static_cast<float *>(s.log_decay),
@@ -170,12 +176,18 @@ class Operator {
         a_.dh0 = static_cast<float *>(s.entry_gradient);
         GDNI_CUDA_TRY(begin(stream));
         GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
-        return launch_chains<T>(a_, false, true, stream);
+        return launch_chains<T>(a_, shape(1), false, true, stream);
     }
 
   private:
+    // Of `chains` chains an item, side by side.
+    gdni_chain_shape shape(int chains) const {
+        return gdni_chain_choose(&device_, &p_, a_.sequences * p_.Hv * chains,
+                                 a_.plan.max_borders > 0, 1);
+    }
+
     int splits() const {
-        return (padded_k(p_.K) + SPLIT<T> - 1) / SPLIT<T>;
+        return (gdni_portable_padded(p_.K) + SPLIT<T> - 1) / SPLIT<T>;
     }
 
     // Chunk table, gate tables, inverses, scores for chunks of C tokens with elements X.
@@ -186,6 +198,7 @@ class Operator {
         a_.gates = arena.take<float>(count * GATE_ROWS * C);
         a_.inverse = arena.take<X>(count * C * C);
         a_.scores = scores ? arena.take<X>(count * C * C) : nullptr;
+        a_.bounds = a_.plan.max_borders ? arena.take<float>(count) : nullptr;
     }
 
     template <typename X>
@@ -193,6 +206,21 @@ class Operator {
         a_.max_chunks = p_.T / CHUNK<X> + p_.N;
         a_.chunk_start = work_.take<int64_t>(p_.N + 1);
         a_.chunks = work_.take<Chunk>(a_.max_chunks);
+        a_.max_items = (a_.sequences + a_.plan.max_borders) * p_.Hv;
+        a_.items = work_.take<gdni_work_item>(a_.max_items);
+        a_.item_count = work_.take<int32_t>(1);
+    }
+
+    void plan_layout(bool states, bool gradients) {
+        const int64_t slots = a_.plan.max_borders * p_.Hv, KV = p_.K * p_.V;
+        if (slots == 0)
+            return;
+        a_.segment_start = work_.take<int64_t>(p_.N + 1);
+        a_.tasks = work_.take<int32_t>(TASKS * slots);
+        a_.task_count = work_.take<int32_t>(1);
+        a_.pool_states = states ? work_.take<float>(slots * KV) : nullptr;
+        a_.pool_grads = gradients ? work_.take<float>(slots * KV) : nullptr;
+        a_.pool_transfer = work_.take<float>(slots * p_.K * p_.K);
     }
 
     void layout() {
@@ -207,11 +235,15 @@ class Operator {
             k_normed_ = work_.take<T>(keys);
         }
         segment_mark_ = work_.mark();
+        a_.plan.max_borders =
+            operator_call ? gdni_plan_max_borders(&device_, &p_, t_.cu_seqlens != nullptr) : 0;
+        a_.plan.segments = a_.plan.max_borders ? p_.segments : 1;
         index<T>();
         const int64_t count = a_.max_chunks * p_.Hv;
         const bool save_inverse = operator_call && (p_.flags & GDN_FLAG_SAVE_INVERSE);
         const bool save_states = operator_call && (p_.flags & GDN_FLAG_SAVE_STATES);
         tiles<T>(save_inverse ? saved_ : work_, true);
+        plan_layout(!backward || !save_states, backward);
         if (save_states || backward) {
             Arena &arena = save_states ? saved_ : work_;
             a_.states = arena.template take<T>(count * p_.K * p_.V);
@@ -260,6 +292,20 @@ class Operator {
         return launch_index(a_, CHUNK<T>, stream);
     }
 
+    // Cuts the sequences, where that may pay, and finds the exact states at the borders.
+    cudaError_t plan(bool states, bool gradients, cudaStream_t stream) {
+        if (!a_.plan.max_borders)
+            return cudaSuccess;
+        a_.plan.N = p_.N;
+        a_.plan.Hv = p_.Hv;
+        a_.plan.threshold = gdni_plan_threshold(&p_);
+        a_.plan.model = gdni_portable_model(&device_, &p_);
+        GDNI_CUDA_TRY(launch_plan(a_, stream));
+        GDNI_CUDA_TRY(
+            launch_exact<T>(a_, gdni_chain_exact(&device_, &p_), states, gradients, stream));
+        return launch_scan(a_, states, gradients, stream);
+    }
+
     cudaError_t padding(cudaStream_t stream) {
         return a_.cu_seqlens ? launch_padding<T>(a_, stream) : cudaSuccess;
     }
@@ -272,17 +318,22 @@ class Operator {
         a_.k = dense<float>(keys, p_.Hk, p_.K);
         a_.v = {};
         a_.V = p_.K;
-        a_.gateless_identity = true;
+        a_.gateless = a_.identity = true;
         a_.initial_state = nullptr;
         a_.final_state = to;
         GDNI_CUDA_TRY(launch_index(a_, CHUNK<float>, stream));
         GDNI_CUDA_TRY(launch_prepare<float>(a_, stream));
-        return launch_chains<float>(a_, true, false, stream);
+        gdn_problem p = p_;
+        p.dtype = GDN_DTYPE_FP32;
+        p.V = p.K;
+        return launch_chains<float>(a_, gdni_chain_choose(&device_, &p, p.Hv, 0, 0), true, false,
+                                    stream);
     }
 
     const gdn_problem &p_;
     const gdn_tensors &t_;
     Call call_;
+    gdni_plan_device device_;
     Arena work_, saved_;
     Arguments a_;
     bool upload_ = false, norm_ = false;
@@ -321,14 +372,13 @@ int dispatch(const gdni_cuda_device *device, const gdn_problem *p, const gdn_ten
 }
 
 template <typename T>
-void sizes(const gdn_problem &p, gdn_sizes &s) {
+void sizes(const gdni_cuda_device *device, const gdn_problem &p, gdn_sizes &s) {
     // cu_seqlens on the host take memory: count them wherever the flag is set.
     gdn_tensors t = GDN_TENSORS_INIT;
     static const int64_t some = 0;
     t.cu_seqlens = &some;
-    const Operator<T> forward(nullptr, p, t, Call::FORWARD),
-        backward(nullptr, p, t, Call::BACKWARD);
-    const Operator<T> segment(nullptr, p, t, Call::SEGMENT_FORWARD);
+    const Operator<T> forward(device, p, t, Call::FORWARD), backward(device, p, t, Call::BACKWARD);
+    const Operator<T> segment(device, p, t, Call::SEGMENT_FORWARD);
     s.forward_workspace = forward.workspace();
     s.backward_workspace = backward.workspace();
     s.segment_workspace = segment.workspace();
@@ -341,11 +391,20 @@ void sizes(const gdn_problem &p, gdn_sizes &s) {
 
 extern "C" {
 
-void gdni_portable_sizes(const gdn_problem *problem, gdn_sizes *sizes) {
+void gdni_portable_sizes(const gdni_cuda_device *device, const gdn_problem *problem,
+                         gdn_sizes *sizes) {
     if (problem->dtype == GDN_DTYPE_FP32)
-        gdni::sizes<float>(*problem, *sizes);
+        gdni::sizes<float>(device, *problem, *sizes);
     else
-        gdni::sizes<gdni::bf16>(*problem, *sizes);
+        gdni::sizes<gdni::bf16>(device, *problem, *sizes);
+}
+
+const int32_t *gdni_portable_item_count(const gdni_cuda_device *device, const gdn_problem *problem,
+                                        const gdn_tensors *tensors, int backward) {
+    const gdni::Call call = backward ? gdni::Call::BACKWARD : gdni::Call::FORWARD;
+    return problem->dtype == GDN_DTYPE_FP32
+               ? gdni::Operator<float>(device, *problem, *tensors, call).item_count()
+               : gdni::Operator<gdni::bf16>(device, *problem, *tensors, call).item_count();
 }
 
 size_t gdni_portable_shared_memory(const gdn_problem *problem) {

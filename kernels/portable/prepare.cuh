@@ -29,10 +29,11 @@ struct PrepareShape {
 };
 
 // Gate sums of one head by one warp: table[GATE_SUM ...] in shared memory [3][C] (sum, low, beta)
-// and the whole table in global memory.
+// and the whole table in global memory; the bound on the chunk's decay where it is wanted. squares
+// are |k|^2 of the chunk's tokens, `step` apart.
 template <typename T, int C>
 __device__ void prepare_gates(const Arguments &a, const Chunk &chunk, int head, float *shared,
-                              float *table) {
+                              float *table, float *bound, const float *squares, int step) {
     constexpr int PER_LANE = C / 32;
     const int lane = lane_id();
     double sum[PER_LANE];
@@ -44,7 +45,7 @@ __device__ void prepare_gates(const Arguments &a, const Chunk &chunk, int head, 
         const bool valid = row < chunk.rows;
         const int64_t at = (chunk.token + row) * a.Hv + head;
         // exp(-1000) is 0 in fp32: the bound changes no result and keeps the sums small.
-        if (valid && !a.gateless_identity)
+        if (valid && !a.gateless)
             running += a.g[at] < -1000.0f ? -1000.0f : a.g[at];
         sum[i] = running;
         beta[i] = valid ? a.beta[at] : 0.0f;
@@ -57,6 +58,18 @@ __device__ void prepare_gates(const Arguments &a, const Chunk &chunk, int head, 
             before += other;
     }
     const double total = __shfl_sync(0xffffffffu, before, 31);
+    if (bound) {
+        float growth = 0.0f;
+#pragma unroll
+        for (int i = 0; i < PER_LANE; ++i) {
+            const int row = lane * PER_LANE + i;
+            if (row < chunk.rows)
+                growth += logf(fmaxf(1.0f, fabsf(1.0f - beta[i] * squares[row * step])));
+        }
+        growth = sum_over_rows(sum_over_columns(growth));
+        if (lane == 0)
+            *bound = static_cast<float>(total) + growth;
+    }
     before -= running;
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i) {
@@ -217,11 +230,13 @@ __global__ void __launch_bounds__(2 * C) prepare_kernel(const __grid_constant__ 
             *reinterpret_cast<float2 *>(ss + at) = make_float2(s[t][e], s[t][e + 1]);
         }
 
+    __syncthreads();
     for (int r = 0; r < group; ++r) {
         const int head = k_head * group + r;
         const int64_t tile = index * a.Hv + head;
         if (threadIdx.x < 32)
-            prepare_gates<T, C>(a, chunk, head, gates, a.gates + tile * GATE_ROWS * C);
+            prepare_gates<T, C>(a, chunk, head, gates, a.gates + tile * GATE_ROWS * C,
+                                a.bounds ? a.bounds + tile : nullptr, ns, LD_C + 1);
         __syncthreads();
         invert<sizeof(T) == 4, C>(ts, ns, LD_C, gates + 2 * C);
         T *inverse = static_cast<T *>(a.inverse) + tile * C * C;

@@ -38,12 +38,19 @@ cudaError_t launch_prepare(const Arguments &a, cudaStream_t stream);
 
 // Stage 2 of forward: o, final_state; states and delta where they are not NULL.
 template <typename T>
-cudaError_t launch_forward(const Arguments &a, cudaStream_t stream);
+cudaError_t launch_forward(const Arguments &a, const gdni_chain_shape &shape, cudaStream_t stream);
 
 // Stage 2 of backward: the chain of states (states, delta, final_state) if forward, the chain of
 // their gradients (state_grads, delta_grads, dh0) if backward, both in one launch.
 template <typename T>
-cudaError_t launch_chains(const Arguments &a, bool forward, bool backward, cudaStream_t stream);
+cudaError_t launch_chains(const Arguments &a, const gdni_chain_shape &shape, bool forward,
+                          bool backward, cudaStream_t stream);
+
+// The exact pass of a plan, before stage 2: exit states and entry gradients from zero or from what
+// is given, transfer matrices, for the borders that need them, into the pools.
+template <typename T>
+cudaError_t launch_exact(const Arguments &a, const gdni_chain_shape &shape, bool states,
+                         bool gradients, cudaStream_t stream);
 
 // Stage 3 of backward: dq, dk, dv, dg, dbeta.
 template <typename T>
@@ -53,8 +60,12 @@ cudaError_t launch_gradients(const Arguments &a, cudaStream_t stream);
 template <typename T>
 size_t gradients_shared_memory(int K);
 
-// The chunk table from cu_seqlens.
+// The chunk table from cu_seqlens; the work items where no sequence is cut (plan.segments = 1).
 cudaError_t launch_index(const Arguments &a, int chunk, cudaStream_t stream);
+// The work items otherwise, from the bounds that stage 1 has written.
+cudaError_t launch_plan(const Arguments &a, cudaStream_t stream);
+// The pools' states and gradients, from what the exact pass has left there.
+cudaError_t launch_scan(const Arguments &a, bool states, bool gradients, cudaStream_t stream);
 // Host cu_seqlens [N + 1] to device memory, by value in kernel arguments: the host copy may go.
 cudaError_t launch_upload(int64_t *to, const int64_t *host, int64_t count, cudaStream_t stream);
 // Tokens past the last sequence: zeros in the outputs that are not NULL.

@@ -66,7 +66,8 @@ static gdn_status supported(const gdn_context *context, const gdn_problem *p) {
 }
 
 static void sizes(const gdn_context *context, const gdn_problem *p, gdn_sizes *s) {
-    gdni_portable_sizes(p, s);
+    const gdni_cuda_device device = device_of(context);
+    gdni_portable_sizes(&device, p, s);
     s->checked_report = p->flags & GDN_FLAG_CHECKED ? sizeof(gdni_checked_report) : 0;
 }
 

@@ -12,6 +12,20 @@ gdn_status gdni_device_allocate(const gdn_context *context, size_t bytes, void *
     return STATUS(error, GDN_STATUS_OUT_OF_MEMORY, "no memory for %zu bytes", bytes);
 }
 
+gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *problem,
+                                const gdn_tensors *tensors, int backward, int64_t *segments) {
+    const gdni_cuda_device device = {context->device, context->multiprocessors,
+                                     context->shared_memory};
+    gdn_problem checked;
+    int32_t items = 0;
+    GDN_TRY(gdni_problem_check("gdni_device_segments", problem, &checked));
+    GDN_TRY(gdni_device_copy(context, &items,
+                             gdni_portable_item_count(&device, &checked, tensors, backward),
+                             sizeof(items)));
+    *segments = items / checked.Hv;
+    return GDN_STATUS_OK;
+}
+
 void gdni_device_release(const gdn_context *context, void *memory) {
     gdni_cuda_release(context->device, memory);
 }

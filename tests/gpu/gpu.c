@@ -213,6 +213,7 @@ void gpu_prepare(gpu_run *r, const gdn_context *context, const gpu_case *c) {
     r->problem = problem_init;
     r->problem.dtype = c->dtype;
     r->problem.flags = c->flags;
+    r->problem.segments = c->segments;
     r->problem.T = c->T;
     r->problem.N = c->N;
     r->problem.Hk = c->Hk;

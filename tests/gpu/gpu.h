@@ -38,6 +38,7 @@ typedef struct gpu_case {
     int beta_edges; /* beta is 0 and 1 at some tokens */
     int strided;    /* heads padded by this many elements */
     uint32_t flags;
+    int32_t segments; /* gdn_problem.segments */
 } gpu_case;
 
 /* The tensors of one case, index by these. */

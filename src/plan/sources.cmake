@@ -1,0 +1,1 @@
+target_sources(gdn PRIVATE ${CMAKE_CURRENT_LIST_DIR}/host.c)
