@@ -18,7 +18,8 @@ enum {
     OPT_SEED,
     OPT_RESULT,
     OPT_ALL,
-    OPT_RANKS
+    OPT_RANKS,
+    OPT_MULTIPROCESSORS
 };
 
 static const struct {
@@ -36,6 +37,7 @@ static const struct {
     {CLI_OPT_CHECK, {"result", required_argument, NULL, OPT_RESULT}},
     {CLI_OPT_ALL, {"all", no_argument, NULL, OPT_ALL}},
     {CLI_OPT_RANKS, {"ranks", required_argument, NULL, OPT_RANKS}},
+    {CLI_OPT_CARD, {"multiprocessors", required_argument, NULL, OPT_MULTIPROCESSORS}},
 };
 enum {
     N_OPTIONS = sizeof(all_options) / sizeof(all_options[0])
@@ -60,14 +62,14 @@ static int parse_dtype(cli_options *o, const char *text) {
     return cli_usage(o->command, "--dtype: expected fp64, fp32, bf16 or fp16, found '%s'", text);
 }
 
-static int parse_count(const cli_options *o, const char *option, const char *text, uint64_t most,
-                       uint64_t *out) {
+static int parse_count(const cli_options *o, const char *option, const char *text, uint64_t least,
+                       uint64_t most, uint64_t *out) {
     char *end;
     errno = 0;
     const unsigned long long value = strtoull(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end || errno || value > most)
-        return cli_usage(o->command, "%s: expected an integer from 0 to %llu, found '%s'", option,
-                         (unsigned long long)most, text);
+    if (*text < '0' || *text > '9' || *end || errno || value < least || value > most)
+        return cli_usage(o->command, "%s: expected an integer from %llu to %llu, found '%s'",
+                         option, (unsigned long long)least, (unsigned long long)most, text);
     *out = value;
     return CLI_GO_ON;
 }
@@ -108,18 +110,22 @@ static int parse_option(cli_options *o, int option, const char *text) {
     case OPT_TOLERANCE:
         return parse_tolerance(o, text);
     case OPT_DIRECTIONS:
-        code = parse_count(o, "--directions", text, 1000, &count);
+        code = parse_count(o, "--directions", text, 0, 1000, &count);
         if (code == CLI_GO_ON)
             o->directions = (int32_t)count;
         return code;
     case OPT_SEED:
-        return parse_count(o, "--seed", text, UINT64_MAX, &o->seed);
+        return parse_count(o, "--seed", text, 0, UINT64_MAX, &o->seed);
     case OPT_RESULT:
         o->result = text;
         return CLI_GO_ON;
     case OPT_RANKS:
-        code = parse_count(o, "--ranks", text, 65536, &count);
+        code = parse_count(o, "--ranks", text, 1, 65536, &count);
         o->ranks = (int32_t)count;
+        return code;
+    case OPT_MULTIPROCESSORS:
+        code = parse_count(o, "--multiprocessors", text, 1, 65536, &count);
+        o->multiprocessors = (int32_t)count;
         return code;
     default: /* OPT_ALL */
         o->all = 1;

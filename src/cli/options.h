@@ -14,6 +14,7 @@ enum {
     CLI_OPT_CHECK = 1 << 4, /* --directions, --seed, --result */
     CLI_OPT_ALL = 1 << 5,
     CLI_OPT_RANKS = 1 << 6,
+    CLI_OPT_CARD = 1 << 7, /* --multiprocessors */
     CLI_MAX_TOLERANCES = 32
 };
 
@@ -35,8 +36,8 @@ typedef struct cli_options {
     uint64_t seed;
     const char *result;
     int all;
-    int32_t ranks;  /* 0: not given */
-    gdn_dist *dist; /* NULL: alone; not parsed */
+    int32_t ranks, multiprocessors; /* 0: not given */
+    gdn_dist *dist;                 /* NULL: alone; not parsed */
     int tolerances;
     cli_tolerance tolerance[CLI_MAX_TOLERANCES];
 } cli_options;

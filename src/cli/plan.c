@@ -1,9 +1,11 @@
-/* gdn plan: how a case would be cut into shards, and what the ranks would exchange. */
+/* gdn plan: how a case is cut into segments on a device, or into shards over ranks and what these
+ * would exchange. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "card.h"
 #include "gdn_dist.h"
 #include "gdn_io.h"
 #include "internal.h"
@@ -13,22 +15,33 @@ int cli_plan(int argc, char **argv);
 
 static const cli_syntax syntax = {
     "plan",
-    CLI_OPT_RANKS | CLI_OPT_BACKEND | CLI_OPT_DTYPE,
+    CLI_OPT_RANKS | CLI_OPT_CARD | CLI_OPT_OUTPUT | CLI_OPT_BACKEND | CLI_OPT_DTYPE,
     {"CASE.h5", NULL},
-    "usage: gdn plan CASE.h5 --ranks P [--backend reference|cpu] [--dtype fp64|fp32|bf16|fp16]\n"
+    "usage: gdn plan CASE.h5 [--multiprocessors N] [--dtype fp32|bf16|fp16] [--exact] [-o "
+    "PLAN.svg]\n"
+    "       gdn plan CASE.h5 --ranks P [--backend reference|cpu] [--dtype fp64|fp32|bf16|fp16]\n"
     "                [--exact]\n"
     "\n"
-    "Prints, for P even shards of an operator case, what crosses each boundary in one forward and\n"
-    "backward, head by head, and why. Needs no MPI.\n"
+    "Without --ranks: into which segments one device cuts the case's sequences, what that is\n"
+    "estimated to cost, and how each head crosses the borders: by a warm-up where the bound on "
+    "its\n"
+    "decay, the sum of g + log max(1, |1 - beta |k|^2|), falls below the threshold within a "
+    "segment,\n"
+    "exactly otherwise. The same code decides on the device. -o draws time across "
+    "multiprocessors.\n"
+    "Default: bf16, 132 multiprocessors.\n"
     "\n"
-    "A head crosses early where the state that leaves a shard is known before the one that enters\n"
-    "it: its sequence began in the shard, or the bound on its decay over the shard, the sum of\n"
-    "g + log max(1, |1 - beta |k|^2|), is below the threshold. Otherwise it waits for its left\n"
-    "neighbour. What crosses is one state either way.\n"
+    "With --ranks: for P even shards, what crosses each boundary in one forward and backward, "
+    "head\n"
+    "by head, and why. Needs no MPI. A head crosses early where the state that leaves a shard is\n"
+    "known before the one that enters it: its sequence began in the shard, or the bound over the\n"
+    "shard is below the threshold. Otherwise it waits for its left neighbour. What crosses is one\n"
+    "state either way.\n"
     "\n"
     "Exit: 0 printed, 2 bad usage, file or problem, 3 no such backend here, 4 other failure.\n"
     "\n"
-    "example: gdn plan step.case.h5 --ranks 4\n"};
+    "example: gdn plan step.case.h5 -o plan.svg\n"
+    "         gdn plan step.case.h5 --ranks 4\n"};
 
 typedef struct plan_work {
     const cli_options *o;
@@ -203,8 +216,15 @@ int cli_plan(int argc, char **argv) {
     int code = cli_parse(&syntax, argc, argv, &options);
     if (code != CLI_GO_ON)
         return code;
-    if (options.ranks < 1)
-        return cli_usage("plan", "expected --ranks P with P of at least 1");
+    if (options.ranks && (options.output || options.multiprocessors))
+        return cli_usage("plan", "expected -o and --multiprocessors without --ranks only");
+    if (!options.ranks) {
+        const gdn_status status = gdn_io_case_read(options.path[0], &c);
+        code = status == GDN_STATUS_OK ? cli_plan_card(&options, &c)
+                                       : cli_report_file(options.command, options.path[0], status);
+        gdn_io_case_free(&c);
+        return code;
+    }
     if (options.backend == GDN_BACKEND_AUTO)
         options.backend = GDN_BACKEND_CPU;
     if (options.backend == GDN_BACKEND_CUDA)

@@ -110,7 +110,7 @@ def check_refusals():
     # A full disk, by a limit on the size of files; shared memory of MPI would be files, too.
     check_refused(4, ["rank 0", "refused.h5", "too large"], *ranks, "--mca", "btl", "self,tcp", "sh",
                   "-c", f"ulimit -f 16; exec {gdn} run {case} -o {refused}")
-    check_refused(2, ["--ranks"], gdn, "plan", case)
+    check_refused(2, ["--ranks"], gdn, "plan", case, "--ranks", 0)
 
 
 def check_plan():

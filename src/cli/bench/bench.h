@@ -100,6 +100,7 @@ typedef struct bench_options {
     int64_t repeats; /* 0: by the time that one takes */
     uint64_t seed;
     int save, exact, verbose;
+    int32_t undecayed; /* percent of the v-heads whose gate is 0 */
 } bench_options;
 
 /* CLI_GO_ON, or the code to exit with. */

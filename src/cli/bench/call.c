@@ -47,13 +47,13 @@ void bench_device_close(bench_device *d) {
 
 /* ---- Inputs ---- */
 
-/* A quarter of the v-heads, rounded down, which ones is random: Fisher and Yates. */
-static void choose_undecayed(bench_call *c, uint64_t seed) {
+/* A share of the v-heads, rounded down, which ones is random: Fisher and Yates. */
+static void choose_undecayed(bench_call *c, int percent, uint64_t seed) {
     const int heads = c->p.Hv;
     int order[256];
     for (int h = 0; h < heads; ++h)
         order[h] = h;
-    for (int h = 0; h < heads / 4; ++h) {
+    for (int h = 0; h < heads * percent / 100; ++h) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         const int other = h + (int)((seed >> 33) % (uint64_t)(heads - h));
         const int chosen = order[other];
@@ -154,7 +154,7 @@ gdn_status bench_call_make(const bench_device *d, const bench_row *row, bench_ca
     if (row->Hv > (int)sizeof(c->undecayed))
         return gdni_fail(GDN_STATUS_UNSUPPORTED, "bench: h_v is %d, expected at most %d", row->Hv,
                          (int)sizeof(c->undecayed));
-    choose_undecayed(c, o->seed);
+    choose_undecayed(c, o->undecayed, o->seed);
     GDN_TRY(allocate(d, c, row));
     return draw(c, o->seed, gdni_bench_timer_stream(d->timer));
 }

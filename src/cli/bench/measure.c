@@ -1,5 +1,6 @@
 /* One row on the device: the call as one graph, its times, its results to the checks. */
 #include "call.h"
+#include "cuda/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,15 +14,11 @@ static const double TIME_OF_REPEATS = 50.0; /* ms: fewer repeats of what takes l
 
 /* ---- What depends on the library's kernels and plan of work ---- */
 
-/* Makes the problem one whose sequences are never cut. 0: it is one already, or this library has no
- * say in it, and then uncut_ms stays empty. */
+/* Makes the problem one whose sequences are never cut. 0: it is one already. */
 static int never_cut(gdn_problem *p) {
-    return 0;
-}
-
-/* Segments of the longest sequence in the last call; 0: not known. */
-static int32_t segments_of(const gdn_context *context, const bench_call *c) {
-    return 0;
+    const int cut = p->segments != 1;
+    p->segments = 1;
+    return cut;
 }
 
 static const char *backend_of(const gdn_context *context, const bench_call *c) {
@@ -222,11 +219,13 @@ static gdn_status check_heads(const bench_device *d, const bench_call *c, const 
 
 static gdn_status measure(const bench_device *d, bench_call *c, const bench_row *row,
                           bench_result *result, bench_checks *checks) {
+    int64_t segments;
     GDN_TRY(bench_call_make(d, row, c));
     result->workspace = c->workspace;
     GDN_TRY(enqueue(d, c, &c->p, 0)); /* what backward takes from it; loads the kernels */
     GDN_TRY(take_times(d, c, row, result));
-    result->segments = segments_of(d->context, c);
+    GDN_TRY(gdni_device_segments(d->context, &c->p, &c->t, row->backward, &segments));
+    result->segments = (int32_t)segments;
     result->backend = backend_of(d->context, c);
     GDN_TRY(check_all_heads(d, c, row, result, checks));
     return check_heads(d, c, row, result, checks);

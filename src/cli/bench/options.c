@@ -103,6 +103,10 @@ static int parse_one(bench_options *o, int option, char *text) {
     case 'x':
         o->exact = 1;
         break;
+    case 'u':
+        code = parse_number("--undecayed", text, 0, 100, &number);
+        o->undecayed = (int32_t)number;
+        break;
     case 'v':
         o->verbose = 1;
         break;
@@ -111,17 +115,28 @@ static int parse_one(bench_options *o, int option, char *text) {
 }
 
 int bench_parse(int argc, char **argv, bench_options *o) {
-    static const struct option known[] = {
-        {"rows", required_argument, NULL, 'R'},   {"summary", required_argument, NULL, 'S'},
-        {"memory", no_argument, NULL, 'M'},       {"backend", required_argument, NULL, 'b'},
-        {"heads", required_argument, NULL, 'H'},  {"filter", required_argument, NULL, 'f'},
-        {"label", required_argument, NULL, 'l'},  {"commit", required_argument, NULL, 'c'},
-        {"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 'j'},
-        {"repeat", required_argument, NULL, 'r'}, {"seed", required_argument, NULL, 's'},
-        {"save", no_argument, NULL, 'V'},         {"exact", no_argument, NULL, 'x'},
-        {"verbose", no_argument, NULL, 'v'},      {NULL, 0, NULL, 0}};
-    const bench_options defaults = {
-        .output = "tests/bench/results", .seed = 1, .backend = GDN_BACKEND_CUDA, .heads = {16, 32}};
+    static const struct option known[] = {{"rows", required_argument, NULL, 'R'},
+                                          {"summary", required_argument, NULL, 'S'},
+                                          {"memory", no_argument, NULL, 'M'},
+                                          {"backend", required_argument, NULL, 'b'},
+                                          {"heads", required_argument, NULL, 'H'},
+                                          {"filter", required_argument, NULL, 'f'},
+                                          {"label", required_argument, NULL, 'l'},
+                                          {"commit", required_argument, NULL, 'c'},
+                                          {"device", required_argument, NULL, 'd'},
+                                          {"threads", required_argument, NULL, 'j'},
+                                          {"repeat", required_argument, NULL, 'r'},
+                                          {"seed", required_argument, NULL, 's'},
+                                          {"save", no_argument, NULL, 'V'},
+                                          {"exact", no_argument, NULL, 'x'},
+                                          {"verbose", no_argument, NULL, 'v'},
+                                          {"undecayed", required_argument, NULL, 'u'},
+                                          {NULL, 0, NULL, 0}};
+    const bench_options defaults = {.output = "tests/bench/results",
+                                    .seed = 1,
+                                    .backend = GDN_BACKEND_CUDA,
+                                    .heads = {16, 32},
+                                    .undecayed = 25};
     int option, code = CLI_GO_ON;
     *o = defaults;
     opterr = 0;

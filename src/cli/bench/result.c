@@ -49,9 +49,9 @@ static void find_commit(char *out, size_t size) {
 
 static void write_head(const bench_output *out, const bench_options *o, const bench_machine *m,
                        const bench_table *t, const char *date) {
-    fprintf(out->file, "# gdn bench --rows %s, seed %llu%s%s; commit %s, %s\n", o->rows,
-            (unsigned long long)o->seed, o->save ? ", --save" : "", o->exact ? ", --exact" : "",
-            out->commit, date);
+    fprintf(out->file, "# gdn bench --rows %s, seed %llu, %d%% undecayed%s%s; commit %s, %s\n",
+            o->rows, (unsigned long long)o->seed, o->undecayed, o->save ? ", --save" : "",
+            o->exact ? ", --exact" : "", out->commit, date);
     fprintf(out->file, "# %s, driver %s, %d multiprocessors, SM clock at most %d MHz\n", m->gpu,
             m->driver, m->multiprocessors, m->most_clock);
     fprintf(out->file,
@@ -74,7 +74,7 @@ gdn_status bench_output_open(bench_output *out, const bench_options *o, const be
                              const bench_table *t, int all_rows) {
     char gpu[128], date[32], folder[2048], label[160] = "";
     const time_t now = time(NULL);
-    const int plain = all_rows && !o->save && !o->exact && !o->label;
+    const int plain = all_rows && !o->save && !o->exact && !o->label && o->undecayed == 25;
     memset(out, 0, sizeof(*out));
     short_name(m->gpu, gpu, sizeof(gpu));
     strftime(date, sizeof(date), "%Y-%m-%d", gmtime(&now));
