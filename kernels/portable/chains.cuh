@@ -11,8 +11,10 @@
 //               dS^T = e^{c_C} dS'^T + s (e^c dO)^T Q + dU^T K
 //
 // Each product's accumulators become the next one's left factor in registers. The state stays in
-// fp32; it is rounded only as an operand and in what is kept for stage 3. end() tells, after the
-// chain, where its last state goes: a pointer held all along costs spills.
+// fp32; it is rounded only as an operand and in what is kept for stage 3. The caller's states come
+// without an error of their own: the first step takes what rounding leaves out as a second operand
+// (ends.cuh has the reason). end() tells, after the chain, where its last state goes: a pointer held
+// all along costs spills.
 #pragma once
 
 #include "chain.cuh"
@@ -43,6 +45,15 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const ChainIte
                 multiply<COLUMNS>(u, x, stage.k + t * 8, LD_K);
                 if (OUTPUT && kept)
                     multiply<COLUMNS>(o, x, stage.q + t * 8, LD_K);
+            }
+            if (SPLITS_STATES<T, KP> && a.initial_state && index == item.first) {
+#pragma unroll
+                for (int t = 0; t < KT; t += 2) {
+                    const Operand<T> x = operand_rest<T>(s[t], s[t + 1]);
+                    multiply<COLUMNS>(u, x, stage.k + t * 8, LD_K);
+                    if (OUTPUT && kept)
+                        multiply<COLUMNS>(o, x, stage.q + t * 8, LD_K);
+                }
             }
             float d[CT][4];
             slice_to<T, C>(d, columns, ld);
@@ -98,20 +109,26 @@ __device__ __forceinline__ void backward_chain(const Arguments &a, const ChainIt
             const bool kept = index < item.kept;
             if (a.state_grads && kept)
                 state_keep<T>(s, a, item, index, a.state_grads);
+            const float top = operand_range<T>(e[0]), in_range = 1.0f / top;
             float y[CT][4]; // dD^T
             clear(y);
 #pragma unroll
             for (int t = 0; t < KT; t += 2)
                 multiply<COLUMNS>(y, operand_from<T>(s[t], s[t + 1]), stage.k + t * 8, LD_K);
+            if (SPLITS_STATES<T, KP> && a.dht && index == item.last - 1) {
+#pragma unroll
+                for (int t = 0; t < KT; t += 2)
+                    multiply<COLUMNS>(y, operand_rest<T>(s[t], s[t + 1]), stage.k + t * 8, LD_K);
+            }
             scale_columns(y, [&](int j) { return left[j]; });
-            scale_all(s, e[C - 1]);
+            scale_all(s, e[C - 1] * in_range);
 #pragma unroll
             for (int t = 0; t < CT; t += 2) {
                 const Operand<T> x = operand_load_transposed(columns + t * 8 * ld, ld);
                 multiply<ROWS>(y, x, stage.scores + t * 8 * LD_C, LD_C, 0, t + 2);
                 float z[2][4];
                 operand_to(x, z[0], z[1]);
-                scale_columns(z, [&](int j) { return a.scale * e[t * 8 + j]; });
+                scale_columns(z, [&](int j) { return a.scale * in_range * e[t * 8 + j]; });
                 multiply<ROWS>(s, operand_from<T>(z[0], z[1]), stage.q + t * 8 * LD_K, LD_K);
             }
             float d[CT][4]; // E^T
@@ -125,10 +142,12 @@ __device__ __forceinline__ void backward_chain(const Arguments &a, const ChainIt
                                   static_cast<T *>(a.delta_grads) +
                                       (index * a.Hv + item.head) * C * a.V + item.v0,
                                   a.V, C, true);
-            scale_columns(d, [&](int j) { return -e[j] * beta[j]; });
+            scale_columns(d, [&](int j) { return -in_range * e[j] * beta[j]; });
 #pragma unroll
             for (int t = 0; t < CT; t += 2)
                 multiply<ROWS>(s, operand_from<T>(d[t], d[t + 1]), stage.k + t * 8 * LD_K, LD_K);
+            if (top != 1.0f)
+                scale_all(s, top);
         });
     state_store(s, a, item, end());
 }

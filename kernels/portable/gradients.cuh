@@ -24,6 +24,8 @@
 #include "stages.h"
 #include "tile.cuh"
 
+#include <type_traits>
+
 namespace gdni {
 
 template <typename T, int C, int KP>
@@ -37,7 +39,9 @@ struct GradientsShape {
     static constexpr size_t QK = 2 * sizeof(T) * C * LD_K;
     static constexpr size_t STAGE = sizeof(T) * (4 * C * LD_S + 2 * SLICE * LD_N);
     static constexpr size_t SUMS = sizeof(float) * 8 * PT * THREADS;
-    static constexpr size_t SCORES = 4 * sizeof(pair_t<T>) * PT * THREADS;
+    // Q K^T and N stay in fp32 where every device has the room.
+    using Score = std::conditional_t<(KP <= 128), float, T>;
+    static constexpr size_t SCORES = 4 * sizeof(pair_t<Score>) * PT * THREADS;
     static constexpr int PARTIALS = 10 * C + PT * C + C + WARPS;
     static constexpr size_t SMALL = sizeof(float) * (GATE_ROWS * C + PARTIALS);
     static constexpr size_t BYTES = QK + STAGE + SUMS + SCORES + SMALL; // with one stage
@@ -115,23 +119,6 @@ __device__ void gradients_gates(const Arguments &a, const Chunk &chunk, int head
     }
 }
 
-// Sums over a warp's columns of x[row][column] y[row][column], y in shared memory at row m0.
-template <typename T, int NT>
-__device__ __forceinline__ void row_dots(const float (&x)[NT][4], const T *y, int ld,
-                                         float (&sum)[2]) {
-    sum[0] = sum[1] = 0.0f;
-#pragma unroll
-    for (int t = 0; t < NT; ++t)
-#pragma unroll
-        for (int e = 0; e < 4; e += 2) {
-            const float2 z = unpack<T>(
-                *reinterpret_cast<const pair_t<T> *>(y + row_of(e) * ld + column_of(t, e)));
-            sum[e >> 1] = fmaf(x[t][e], z.x, fmaf(x[t][e + 1], z.y, sum[e >> 1]));
-        }
-    sum[0] = sum_over_columns(sum[0]);
-    sum[1] = sum_over_columns(sum[1]);
-}
-
 // A warp's rows and columns of dq or dk.
 template <typename T, int NT>
 __device__ __forceinline__ void gradients_store(const float (&x)[NT][4], const Arguments &a,
@@ -179,8 +166,9 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
 
     T *qs = reinterpret_cast<T *>(shared), *ks = qs + C * LD_K;
     float *sums = reinterpret_cast<float *>(shared + Shape::QK) + threadIdx.x;
-    pair_t<T> *scores =
-        reinterpret_cast<pair_t<T> *>(shared + Shape::QK + Shape::SUMS) + threadIdx.x;
+    using Score = typename Shape::Score;
+    pair_t<Score> *scores =
+        reinterpret_cast<pair_t<Score> *>(shared + Shape::QK + Shape::SUMS) + threadIdx.x;
     float *gates = reinterpret_cast<float *>(shared + Shape::QK + Shape::SUMS + Shape::SCORES);
     const GradientsPartials<C> part(gates + GATE_ROWS * C);
     unsigned char *stages = shared + Shape::BYTES - Shape::STAGE;
@@ -231,8 +219,9 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
         for (int t = 0; t < PT; ++t)
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-                scores[(t * 4 + e) * Shape::THREADS] = pack<T>(x[t][2 * e], x[t][2 * e + 1]);
-                scores[(t * 4 + e + 2) * Shape::THREADS] = pack<T>(y[t][2 * e], y[t][2 * e + 1]);
+                scores[(t * 4 + e) * Shape::THREADS] = pack<Score>(x[t][2 * e], x[t][2 * e + 1]);
+                scores[(t * 4 + e + 2) * Shape::THREADS] =
+                    pack<Score>(y[t][2 * e], y[t][2 * e + 1]);
             }
     }
 #pragma unroll
@@ -332,8 +321,9 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
             float columns[2] = {};
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const pair_t<T> *score = scores + (t * 4 + (e >> 1)) * Shape::THREADS;
-                const float2 ss = unpack<T>(score[0]), nn = unpack<T>(score[2 * Shape::THREADS]);
+                const pair_t<Score> *score = scores + (t * 4 + (e >> 1)) * Shape::THREADS;
+                const float2 ss = unpack<Score>(score[0]);
+                const float2 nn = unpack<Score>(score[2 * Shape::THREADS]);
                 const float s = e & 1 ? ss.y : ss.x, n = e & 1 ? nn.y : nn.x;
                 const int i = m0 + row_of(e), j = c0 + column_of(t, e);
                 const float gam =

@@ -2,7 +2,7 @@
 //
 //     forward            index, [normalise], prepare, [plan, exact, scan], forward chain, [padding]
 //     backward           index, [normalise], prepare unless saved, [plan, exact, scan], chains,
-//                        gradients, [through the norm], [sum of the splits], [padding]
+//                        gradients, [sum of the splits], [through the norm], [ends], [padding]
 //     segment_forward    index, [normalise], prepare, chain of states of the last sequence;
 //                        for M the same in fp32 with g = 0, V = K, S = I, v = 0
 //     segment_backward   index, [normalise], prepare, chain of gradients of the first sequence
@@ -150,6 +150,8 @@ class Operator {
         }
         a_.dg = dg;
         a_.dbeta = dbeta;
+        if constexpr (sizeof(T) == 2)
+            GDNI_CUDA_TRY(launch_ends<T>(a_, stream));
         return padding(stream);
     }
 

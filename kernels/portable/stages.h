@@ -56,6 +56,10 @@ cudaError_t launch_exact(const Arguments &a, const gdni_chain_shape &shape, bool
 template <typename T>
 cudaError_t launch_gradients(const Arguments &a, cudaStream_t stream);
 
+// What dg and dbeta, complete but for it, lose where 16-bit tiles hold the caller's states.
+template <typename T>
+cudaError_t launch_ends(const Arguments &a, cudaStream_t stream);
+
 // Shared memory that these stages need at most, bytes.
 template <typename T>
 size_t gradients_shared_memory(int K);

@@ -24,6 +24,16 @@ using fp16 = __half;
 template <typename T>
 constexpr int PIECE = 16 / static_cast<int>(sizeof(T));
 
+// The factor that keeps e^c <= top in range as an operand: fp16 has no numbers below 6e-8.
+template <typename T>
+__device__ __forceinline__ float operand_range(float top) {
+    return 1.0f;
+}
+template <>
+__device__ __forceinline__ float operand_range<fp16>(float top) {
+    return fmaxf(top, 1e-30f);
+}
+
 __device__ __forceinline__ float to_float(float x) {
     return x;
 }
@@ -48,6 +58,11 @@ template <>
 __device__ __forceinline__ fp16 from_float<fp16>(float x) {
     return __float2half_rn(x);
 }
+
+// Whether the chains take the caller's states in two parts, the second what rounding leaves out: in
+// 16 bits, but not where kernels of K = 256 would spill.
+template <typename T, int KP>
+constexpr bool SPLITS_STATES = sizeof(T) == 2 && KP <= 128;
 
 // Two elements in a row, as they lie in memory.
 template <typename T>
@@ -117,6 +132,18 @@ template <typename T>
 __device__ __forceinline__ Operand<T> operand_from(const float (&c0)[4], const float (&c1)[4]) {
     return {{pack<T>(c0[0], c0[1]), pack<T>(c0[2], c0[3]), pack<T>(c1[0], c1[1]),
              pack<T>(c1[2], c1[3])}};
+}
+
+// What that rounding leaves out.
+template <typename T>
+__device__ __forceinline__ Operand<T> operand_rest(const float (&c0)[4], const float (&c1)[4]) {
+    float r0[4], r1[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        r0[e] = c0[e] - to_float(from_float<T>(c0[e]));
+        r1[e] = c1[e] - to_float(from_float<T>(c1[e]));
+    }
+    return operand_from<T>(r0, r1);
 }
 
 // The inverse: back into accumulators.
@@ -291,6 +318,23 @@ __device__ __forceinline__ float sum_over_rows(float x) {
     x += __shfl_xor_sync(0xffffffffu, x, 4);
     x += __shfl_xor_sync(0xffffffffu, x, 8);
     return x + __shfl_xor_sync(0xffffffffu, x, 16);
+}
+
+// Sums over a warp's columns of x[row][column] y[row][column], y in shared memory at row m0.
+template <typename T, int NT>
+__device__ __forceinline__ void row_dots(const float (&x)[NT][4], const T *y, int ld,
+                                         float (&sum)[2]) {
+    sum[0] = sum[1] = 0.0f;
+#pragma unroll
+    for (int t = 0; t < NT; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+            const float2 z = unpack<T>(
+                *reinterpret_cast<const pair_t<T> *>(y + row_of(e) * ld + column_of(t, e)));
+            sum[e >> 1] = fmaf(x[t][e], z.x, fmaf(x[t][e + 1], z.y, sum[e >> 1]));
+        }
+    sum[0] = sum_over_columns(sum[0]);
+    sum[1] = sum_over_columns(sum[1]);
 }
 
 // The threads that share a copy, and which of them this one is.

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Every named case through `gdn run` and `gdn compare`, and through a comparison of its own.
 
-    cases.py GDN [NAME ...]
+    cases.py GDN [--cuda] [NAME ...]
 
-The expected values are the oracle's. Exit 0: all passed; 1: something failed, or nothing ran;
-77: this Python lacks numpy or h5py.
+The expected values are the oracle's. Runs the host backends, or cuda alone. Exit 0: all passed; 1:
+something failed, or nothing ran; 77: this Python lacks numpy or h5py, or there is no CUDA device.
 """
 import subprocess
 import sys
@@ -28,6 +28,11 @@ RUNS = {
     ("cpu", "fp32"): (2e-5, 4e-5),
     ("cpu", "bf16"): (1e-2, 2e-2),
     ("cpu", "fp16"): (2e-3, 4e-3),
+}
+CUDA_RUNS = {
+    ("cuda", "fp32"): (2e-5, 4e-5),
+    ("cuda", "bf16"): (1e-2, 2e-2),
+    ("cuda", "fp16"): (2e-3, 4e-3),
 }
 SUMS = ("dg", "dbeta", "dh0")
 
@@ -68,13 +73,13 @@ def gdn(command, *arguments):
     return []
 
 
-def run(command, directory, name, failures):
+def run(command, directory, name, runs, failures):
     case, passed = make_cases.build(name), 0
     want = oracle.solve(case)
     paths = [directory / f"{name}.{what}.h5" for what in ("case", "expected", "result")]
     make_cases.write(paths[0], "gdn-case", case)
     make_cases.write_result(paths[1], want)
-    for (backend, dtype), tolerances in RUNS.items():
+    for (backend, dtype), tolerances in runs.items():
         paths[2].unlink(missing_ok=True)
         wrong, worst = gdn(command, "run", paths[0], "-o", paths[2], "--backend", backend,
                            "--dtype", dtype), np.nan
@@ -86,7 +91,18 @@ def run(command, directory, name, failures):
         for line in wrong:
             failures.append(f"{name} {backend} {dtype}: {line}")
             print(f"     {line}")
-    return passed, len(RUNS) - passed
+    return passed, len(runs) - passed
+
+
+def has_device(command, directory):
+    case = make_cases.build("one_token")
+    make_cases.write(directory / "device.case.h5", "gdn-case", case)
+    done = subprocess.run([command, "run", directory / "device.case.h5", "-o",
+                           directory / "device.h5", "--backend", "cuda"],
+                          capture_output=True, text=True)
+    if done.returncode == 3:
+        print(f"skipped: {done.stderr.strip()}")
+    return done.returncode != 3
 
 
 def refusals(command, directory, failures):
@@ -106,11 +122,14 @@ def refusals(command, directory, failures):
 
 
 def main():
-    command, names = sys.argv[1], sys.argv[2:] or list(make_cases.CASES)
+    command, cuda = sys.argv[1], "--cuda" in sys.argv
+    names = [name for name in sys.argv[2:] if name != "--cuda"] or list(make_cases.CASES)
     passed, failed, failures = 0, 0, []
     with tempfile.TemporaryDirectory() as directory:
+        if cuda and not has_device(command, Path(directory)):
+            return 77
         for name in names:
-            counts = run(command, Path(directory), name, failures)
+            counts = run(command, Path(directory), name, CUDA_RUNS if cuda else RUNS, failures)
             passed, failed = passed + counts[0], failed + counts[1]
         if passed:
             counts = refusals(command, Path(directory), failures)

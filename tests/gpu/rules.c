@@ -39,7 +39,7 @@ static void test_repeatable(const gdn_context *context, gdn_dtype dtype) {
     double *first = outputs(&r, &count);
     for (int i = 0; i < 4; ++i)
         CUDA(cudaStreamCreateWithFlags(&streams[i], cudaStreamNonBlocking));
-    for (int i = 0; i < 20; ++i) {
+    for (int i = 0; i < 100; ++i) {
         gpu_poison(&r);
         CUDA(cudaDeviceSynchronize());
         run_both(&r, context, streams[i % 4]);
@@ -52,6 +52,36 @@ static void test_repeatable(const gdn_context *context, gdn_dtype dtype) {
         CUDA(cudaStreamDestroy(streams[i]));
     free(first);
     gpu_release(&r);
+}
+
+/* Two streams at once, each with memory of its own, give the bits of one alone. */
+static void test_streams(const gdn_context *context) {
+    gpu_run r[2];
+    cudaStream_t stream[2];
+    double *alone[2];
+    int64_t count;
+    for (int s = 0; s < 2; ++s) {
+        gpu_case c = mixed;
+        c.gates = s ? GATES_WEAK : GATES_MIXED;
+        gpu_prepare(&r[s], context, &c);
+        CUDA(cudaStreamCreateWithFlags(&stream[s], cudaStreamNonBlocking));
+        run_both(&r[s], context, NULL);
+        alone[s] = outputs(&r[s], &count);
+        gpu_poison(&r[s]);
+    }
+    CUDA(cudaDeviceSynchronize());
+    for (int i = 0; i < 50; ++i)
+        for (int s = 0; s < 2; ++s)
+            run_both(&r[s], context, stream[s]);
+    for (int s = 0; s < 2; ++s) {
+        double *together = outputs(&r[s], &count);
+        CHECK(memcmp(alone[s], together, sizeof(double) * (size_t)count) == 0,
+              "stream %d of two gave other bits", s);
+        free(together);
+        free(alone[s]);
+        CUDA(cudaStreamDestroy(stream[s]));
+        gpu_release(&r[s]);
+    }
 }
 
 /* A capture fails on any allocation, synchronisation or copy to the host inside the calls. */
@@ -201,6 +231,7 @@ int main(void) {
     test_refusals(context);
     test_repeatable(context, GDN_DTYPE_BF16);
     test_repeatable(context, GDN_DTYPE_FP32);
+    test_streams(context);
     test_graph(context);
     gpu_case c = mixed;
     c.name = "segment.bf16";

@@ -1,0 +1,3 @@
+#include "ends.cuh"
+
+template cudaError_t gdni::launch_ends<gdni::fp16>(const gdni::Arguments &, cudaStream_t);
