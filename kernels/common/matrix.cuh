@@ -1,0 +1,90 @@
+// ldmatrix and stmatrix on addresses of shared memory, and where a tile's elements lie; sm_90.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+namespace gdni {
+
+// Four 8x8 matrices of 16-bit elements, each transposed: lane l gives the address of row l % 8 of
+// matrix l / 8 and gets column l / 4, rows 2 (l % 4), + 1 of each.
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row)
+                 : "memory");
+}
+// The inverse of ldmatrix.
+__device__ __forceinline__ void stmatrix_x4(uint32_t row, const uint32_t *r) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(row),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+__device__ __forceinline__ void stmatrix_x4_trans(uint32_t row, const uint32_t *r) {
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(row),
+        "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+        : "memory");
+}
+
+// Where piece `piece` (16 bytes) of row `row` lies in a tile of 128-byte rows with the 128-byte
+// swizzle.
+__device__ __forceinline__ uint32_t swizzled(int row, int piece) {
+    return static_cast<uint32_t>(row * 128 + ((piece ^ (row & 7)) << 4));
+}
+
+__device__ __forceinline__ float2 load_shared_float2(uint32_t address) {
+    float2 x;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];\n"
+                 : "=f"(x.x), "=f"(x.y)
+                 : "r"(address)
+                 : "memory");
+    return x;
+}
+__device__ __forceinline__ float load_shared_float(uint32_t address) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(x) : "r"(address) : "memory");
+    return x;
+}
+
+__device__ __forceinline__ uint4 load_shared_uint4(uint32_t address) {
+    uint4 x;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
+}
+// 16 bytes.
+__device__ __forceinline__ void store_shared_zeros(uint32_t address) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};\n" ::"r"(address), "r"(0) : "memory");
+}
+
+// threadIdx.x, but nothing made of it is computed ahead of time and kept in registers.
+__device__ __forceinline__ int thread_index() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;\n" : "=r"(x));
+    return x;
+}
+
+// Two floats rounded to bf16, `low` in the lower half.
+__device__ __forceinline__ uint32_t cvt_rn_bf16x2(float low, float high) {
+    uint32_t x;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(x) : "f"(high), "f"(low));
+    return x;
+}
+// 2^x; below the smallest normal number 0.
+__device__ __forceinline__ float ex2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float low_bf16(uint32_t x) {
+    return __uint_as_float(x << 16);
+}
+__device__ __forceinline__ float high_bf16(uint32_t x) {
+    return __uint_as_float(x & 0xffff0000u);
+}
+
+} // namespace gdni

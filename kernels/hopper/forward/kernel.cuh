@@ -1,0 +1,143 @@
+// The forward chain on Hopper: K = V = 128, C = 64, bf16. Transposed throughout, V rows by tokens
+// or by K columns:
+//
+//     U^T  = S^T K^T
+//     R^T  = V^T diag(beta) - U^T diag(beta e^c)
+//     D^T  = R^T (Gam o T)^T
+//     O^T  = (S^T Q^T) diag(s e^c) + D^T P^T
+//     S'^T = e^{c_C} S^T + (D^T diag(e^{c_C - c})) K
+//
+// A warpgroup owns 64 rows of V: S^T, 64 x 128 in fp32, never leaves its registers, and each
+// product's accumulators, rounded to bf16, are the next one's left factor. Warpgroups need nothing
+// of each other. One warp keeps the ring of stages full, one per warpgroup writes out what the
+// warpgroup leaves in shared memory.
+//
+//     tensor cores  | U | P D of n - 1 | D | S^T Q^T | S' |        one row is one chunk n
+//     registers     | decay S, scale O, V | R | round and store O of n - 1 | e^{c_C-c} D | store D |
+//     loading warp  | n + 2 ...
+//     storing warp  | S of n | O of n - 1 | D of n
+//
+// U, D and S' are the serial chain. P D comes one chunk late, so that it fills the tensor cores
+// while R is formed; S^T Q^T does while D is scaled. Barriers: config.cuh.
+//
+// fp32: the state, all accumulators, gates. bf16: operands, and what is kept. Measured: README.md.
+#pragma once
+
+#include "hopper/forward/chain.cuh"
+
+namespace gdni {
+namespace hopper {
+
+// One CTA: halves `half`, `half` + 1 ... of V, a warpgroup each. work() finds the work,
+// begin(offset) gives an element of the first state, end() where the last state goes, or NULL.
+// Without v it counts as zero.
+template <typename Shape, typename FindWork, typename Begin, typename End>
+__device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMaps &maps, int half,
+                                            bool with_v, FindWork work, Begin begin, End end) {
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const uint32_t base = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+    const int warpgroup = threadIdx.x / 128;
+    const ForwardPlace<Shape> place = {base, warpgroup};
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < Shape::STAGES; ++s) {
+            mbarrier_init(place.full(s), 1);
+            mbarrier_init(place.empty(s), 4 * Shape::WARPGROUPS);
+        }
+        for (int w = 0; w < Shape::WARPGROUPS; ++w)
+            for (int i = 0; i < 4; ++i) {
+                const ForwardPlace<Shape> other = {base, w};
+                mbarrier_init(other.ready(i), 4);
+                mbarrier_init(other.free(i), 1);
+            }
+        fence_mbarrier_init();
+    }
+    if (!with_v)
+        for (uint32_t i = threadIdx.x * 16; i < Shape::WARPGROUPS * TILE; i += Shape::THREADS * 16)
+            for (int s = 0; s < Shape::STAGES; ++s)
+                store_shared_zeros(place.stage(s) + Shape::V + i);
+    __syncthreads();
+    if (warpgroup == Shape::WARPGROUPS) {
+        if constexpr (Shape::WARPGROUPS == 2)
+            setmaxnreg_dec<40>();
+        const int warp = threadIdx.x / 32 % 4;
+        if (warp == 0) {
+            if (threadIdx.x % 32 == 0)
+                forward_load<Shape>(a, maps, work(), half, place);
+        } else if ((Shape::OUTPUT || Shape::KEEP) && warp <= Shape::WARPGROUPS) {
+            const ForwardPlace<Shape> stored = {base, warp - 1};
+            forward_store<Shape>(a, maps, work(), half + warp - 1, stored);
+            cp_async_bulk_wait_group_read<0>();
+        }
+    } else {
+        if constexpr (Shape::WARPGROUPS == 2)
+            setmaxnreg_inc<232>();
+        const int v0 = (half + warpgroup) * 64 + threadIdx.x / 32 % 4 * 16;
+        float s[64];
+#pragma unroll
+        for (int e = 0; e < 64; ++e)
+            s[e] = begin(state_offset(v0, e));
+        forward_chain<Shape>(a, work(), place, s);
+        float *to = end();
+        if (to) {
+#pragma unroll
+            for (int e = 0; e < 64; ++e)
+                to[state_offset(v0, e)] = s[e];
+        }
+    }
+}
+
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::THREADS, 1)
+    forward_kernel(const __grid_constant__ Arguments a, const __grid_constant__ ForwardMaps maps) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int HALVES = 2 / Shape::WARPGROUPS;
+    const int64_t index = blockIdx.x / HALVES;
+    griddepcontrol_wait();
+    if (index >= *a.item_count)
+        return;
+    const gdni_work_item &item = a.items[index];
+    const float *start = entry_state(a, item);
+    forward_cta<Shape>(
+        a, maps, blockIdx.x % HALVES, true, [&] { return make_work(a, item, item.first); },
+        [&](int offset) { return start ? start[offset] : 0.0f; },
+        [&] { return exit_state(a, item); });
+#endif
+}
+
+// The exact pass of a plan, a task and half of V a CTA: the state at a border, from zero or from
+// what is given, through the segment on its left; or that segment's transfer matrix, which is the
+// state that comes of the identity and no v.
+template <typename Shape>
+__global__ void __launch_bounds__(Shape::THREADS, 1)
+    exact_kernel(const __grid_constant__ Arguments a, const __grid_constant__ ForwardMaps maps,
+                 bool states) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int HALVES = 2 / Shape::WARPGROUPS;
+    const int index = blockIdx.x / HALVES;
+    griddepcontrol_wait();
+    if (index >= *a.task_count)
+        return;
+    const int task = a.tasks[index] % TASKS;
+    if (task == TASK_GRADIENT || (task == TASK_STATE && !states))
+        return;
+    const bool transfer = task == TASK_TRANSFER;
+    const gdni_work_item *right = a.items + a.tasks[index] / TASKS, *left = right - a.Hv;
+    const float *start =
+        !transfer && left->entry == GDNI_START_GIVEN ? entry_state(a, *left) : nullptr;
+    forward_cta<Shape>(
+        a, maps, blockIdx.x % HALVES, !transfer,
+        [&] {
+            Work work = make_work(a, *left, transfer ? left->stored : left->first);
+            work.with_v = !transfer;
+            return work;
+        },
+        [&](int offset) {
+            const bool diagonal = transfer && offset % (HEAD_DIM + 1) == 0;
+            return start ? start[offset] : diagonal ? 1.0f : 0.0f;
+        },
+        [&] { return matrix_at(transfer ? a.pool_transfer : a.pool_states, right->slot); });
+#endif
+}
+
+} // namespace hopper
+} // namespace gdni

@@ -1,0 +1,28 @@
+// The Hopper stages: drop-in for the portable ones (portable/stages.h) where they apply.
+#pragma once
+
+#include "portable/arguments.h"
+
+namespace gdni {
+namespace hopper {
+
+// Whether the Hopper stages can run a call of bf16 tensors: the one shape that they are made for,
+// and rows that the bulk copy engine can address. Tensors that the call does without do not count.
+inline bool applies(const Arguments &a) {
+    const int64_t most = INT32_MAX;
+    for (const Tensor *x : {&a.q, &a.k, &a.v, &a.o, &a.do_})
+        if (x->data && !x->aligned)
+            return false;
+    return a.capability == 90 && a.K == 128 && a.V == 128 && !a.gateless && !a.identity &&
+           a.T > 0 && a.T <= most - 64 && a.max_chunks <= most / a.Hv;
+}
+
+// Not `whole`: the last 32 columns of a tile's first 32 rows, which are zero, are left out. The
+// forward chain and the exact pass do not read them.
+cudaError_t launch_prepare(const Arguments &a, bool whole, cudaStream_t stream);
+cudaError_t launch_forward(const Arguments &a, cudaStream_t stream);
+// The exact pass of a forward's plan: states at the borders, if `states`, and transfer matrices.
+cudaError_t launch_exact(const Arguments &a, bool states, cudaStream_t stream);
+
+} // namespace hopper
+} // namespace gdni
