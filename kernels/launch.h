@@ -23,6 +23,7 @@ typedef struct gdni_device_info {
 typedef struct gdni_cuda_device {
     int ordinal;
     int multiprocessors;
+    int capability; /* 10 x major + minor */
     size_t shared_memory;
 } gdni_cuda_device;
 

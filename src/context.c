@@ -68,6 +68,8 @@ gdn_status gdn_context_create(gdn_context **context, const gdn_context_config *c
     GDNI_REQUIRE(c.threads >= 0, "gdn_context_create: threads is %d, expected 0 or more",
                  c.threads);
     GDNI_REQUIRE(c.device >= 0, "gdn_context_create: device is %d, expected 0 or more", c.device);
+    GDNI_REQUIRE(c.kernels == GDN_KERNELS_AUTO || c.kernels == GDN_KERNELS_PORTABLE,
+                 "gdn_context_create: kernels is %d, expected a gdn_kernels", (int)c.kernels);
     if (c.backend == GDN_BACKEND_AUTO)
         c.backend = default_backend();
     const gdni_backend_ops *ops = find_ops(c.backend);
@@ -88,6 +90,8 @@ gdn_status gdn_context_create(gdn_context **context, const gdn_context_config *c
             free(made);
             return status;
         }
+        if (c.kernels == GDN_KERNELS_PORTABLE)
+            made->capability = 80;
     }
 #endif
     *context = made;

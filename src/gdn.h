@@ -122,15 +122,22 @@ typedef struct CUstream_st *gdn_stream;
 
 typedef struct gdn_context gdn_context;
 
+/* Kernels of the cuda backend. */
+typedef enum gdn_kernels {
+    GDN_KERNELS_AUTO = 0, /* those made for the device and the problem, portable ones elsewhere */
+    GDN_KERNELS_PORTABLE = 1 /* always the portable ones */
+} gdn_kernels;
+
 typedef struct gdn_context_config {
     size_t size;
     gdn_backend backend;
     int32_t device;  /* CUDA device ordinal */
     int32_t threads; /* host backends: threads to use; 0 = what OpenMP would use */
+    gdn_kernels kernels;
 } gdn_context_config;
 
 #define GDN_CONTEXT_CONFIG_INIT                                                                    \
-    { sizeof(gdn_context_config), GDN_BACKEND_AUTO, 0, 0 }
+    { sizeof(gdn_context_config), GDN_BACKEND_AUTO, 0, 0, GDN_KERNELS_AUTO }
 
 /*
  * Creates a context: what backend computes, on which device. Tensors are then memory of that device
@@ -255,6 +262,11 @@ typedef struct gdn_sizes {
  * refused, and why. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_problem_supported(const gdn_context *context,
                                                           const gdn_problem *problem);
+
+/* What computes a problem of dense tensors: "reference", "cpu", "cuda portable", "cuda hopper";
+ * "none" if it is not supported. Tensors whose rows do not start at multiples of 16 bytes always
+ * take portable kernels. */
+GDN_API const char *gdn_problem_kernels(const gdn_context *context, const gdn_problem *problem);
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_problem_sizes(const gdn_context *context,
                                                       const gdn_problem *problem, gdn_sizes *sizes);

@@ -10,6 +10,7 @@ struct gdn_context {
     int32_t device;
     int32_t threads;         /* >= 1 */
     int32_t multiprocessors; /* CUDA: of the device */
+    int32_t capability;      /* CUDA: 10 x major + minor; 80 where only portable kernels may run */
     size_t shared_memory;    /* CUDA: bytes that one CTA may have */
     const struct gdni_backend_ops *ops;
 };

@@ -1,5 +1,6 @@
 /* The operator's entry points: check the call, then hand it to the context's backend. */
 #include "internal.h"
+#include "plan/model.h"
 
 #include <stdint.h>
 #include <string.h>
@@ -77,6 +78,15 @@ static gdn_status begin(const char *function, const gdn_context *context,
 gdn_status gdn_problem_supported(const gdn_context *context, const gdn_problem *problem) {
     gdn_problem checked;
     return check_problem("gdn_problem_supported", context, problem, &checked);
+}
+
+const char *gdn_problem_kernels(const gdn_context *context, const gdn_problem *problem) {
+    gdn_problem p;
+    if (check_problem("gdn_problem_kernels", context, problem, &p) != GDN_STATUS_OK)
+        return "none";
+    if (context->backend != GDN_BACKEND_CUDA)
+        return gdn_backend_name(context->backend);
+    return gdni_plan_on_hopper(context->capability, &p) ? "cuda hopper" : "cuda portable";
 }
 
 gdn_status gdn_problem_sizes(const gdn_context *context, const gdn_problem *problem,

@@ -47,12 +47,13 @@ stress() {
 train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
 dist() { run_tests "is named gpu.dist*" -R '^gpu\.dist'; }
 
-# Every sixteenth case: each launch is replayed many times.
+# Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times.
 sanitize() {
     local tool failed=0
     for tool in memcheck synccheck initcheck racecheck; do
         echo "-- $tool"
         compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_operator" 1 16 || failed=1
+        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_split" 3 10 || failed=1
     done
     return $failed
 }

@@ -90,8 +90,10 @@ struct Arguments {
     void *state_grads; // tiles of [V][K]   dS'^T at the chunk's exit
     void *delta_grads; // tiles of [C][V]   E
 
-    int32_t slices, stages; // of the chains: CTAs a head, chunks in shared memory at once
+    int32_t slices, stages; // of the chains: CTAs a head, chunks in shared memory at once,
+    int32_t stage_bytes;    // each of so many bytes
     int32_t multiprocessors;
+    int32_t capability;   // 10 x major + minor
     size_t shared_memory; // bytes that one CTA may have
 };
 

@@ -49,24 +49,35 @@ struct ChainStage {
     }
 };
 
-// What a CTA runs: the chunks first .. last - 1 of one head, for one slice of V.
+// What a CTA runs: the chunks first .. last - 1 of one head, for one slice of V. In shared memory:
+// what the chains are short of is registers.
 struct ChainItem {
     int32_t first, last;
     int32_t kept;       // results are written from this chunk on; of gradients, below it
     int head, slice;    // slice: the CTA's first row of V
-    int warps, v0;      // warps that compute; this warp's first row of V
-    bool active;        // rows beyond V have no work
+    int stage_bytes;    // of one chunk's tiles
     bool identity;      // begin with the identity
     const float *start; // otherwise with this [K][V]; NULL: zeros
+    float *end;         // [K][V] or NULL: where the last state goes
+
+    // This warp's first row of V; rows beyond V have no work.
+    __device__ __forceinline__ int v0() const {
+        return slice + static_cast<int>(threadIdx.x) / 32 * 16;
+    }
+    __device__ __forceinline__ bool active(const Arguments &a) const {
+        return v0() < a.V;
+    }
+    // Warps that compute.
+    __device__ __forceinline__ int warps() const {
+        return static_cast<int>(blockDim.x) / 32 - LOADERS;
+    }
 };
 
 __device__ __forceinline__ ChainItem chain_item(const Arguments &a, int head, int slice) {
     ChainItem item = {};
     item.head = head;
-    item.warps = blockDim.x / 32 - LOADERS;
-    item.slice = slice * 16 * item.warps;
-    item.v0 = item.slice + threadIdx.x / 32 * 16;
-    item.active = threadIdx.x < item.warps * 32 && item.v0 < a.V;
+    item.slice = slice * 16 * item.warps();
+    item.stage_bytes = a.stage_bytes;
     return item;
 }
 
@@ -88,14 +99,9 @@ __device__ __forceinline__ ChainItem states_item(const Arguments &a, const gdni_
         item.start = matrix_at(a, a.initial_state, sequence * a.Hv + work.head);
     else if (work.entry == GDNI_START_EXACT)
         item.start = matrix_at<const float>(a, a.pool_states, work.slot);
+    if (work.flags & GDNI_ITEM_LAST)
+        item.end = matrix_at(a, a.final_state, (sequence - a.first_stored) * a.Hv + work.head);
     return item;
-}
-
-// Where the chain's last state goes: final_state.
-__device__ __forceinline__ float *states_end(const Arguments &a, const gdni_work_item &work) {
-    return work.flags & GDNI_ITEM_LAST
-               ? matrix_at(a, a.final_state, (work.sequence - a.first_stored) * a.Hv + work.head)
-               : nullptr;
 }
 
 __device__ __forceinline__ ChainItem gradients_item(const Arguments &a, const gdni_work_item &work,
@@ -109,13 +115,9 @@ __device__ __forceinline__ ChainItem gradients_item(const Arguments &a, const gd
         item.start = matrix_at(a, a.dht, sequence * a.Hv + work.head);
     else if (work.exit == GDNI_START_EXACT)
         item.start = matrix_at<const float>(a, a.pool_grads, work.slot + a.Hv);
+    if (work.flags & GDNI_ITEM_FIRST)
+        item.end = matrix_at(a, a.dh0, (sequence - a.first_stored) * a.Hv + work.head);
     return item;
-}
-
-__device__ __forceinline__ float *gradients_end(const Arguments &a, const gdni_work_item &work) {
-    return work.flags & GDNI_ITEM_FIRST
-               ? matrix_at(a, a.dh0, (work.sequence - a.first_stored) * a.Hv + work.head)
-               : nullptr;
 }
 
 // Copies one chunk into a stage. x is the tensor of V columns: v or do.
@@ -127,16 +129,17 @@ __device__ __forceinline__ void chain_load(const Arguments &a, const ChainItem &
     const Chunk chunk = a.chunks[index];
     const int k_head = item.head / (a.Hv / a.Hk);
     const int64_t tile = index * a.Hv + item.head;
-    const Team team = {static_cast<int>(threadIdx.x) - item.warps * 32, LOADERS * 32};
+    const Team team = {static_cast<int>(threadIdx.x) - item.warps() * 32, LOADERS * 32};
     load_tile<C>(stage.k, Shape::LD_K, KP, row_pointer<T>(a.k, chunk.token, k_head), a.k.token,
                  chunk.rows, a.K, a.k.aligned, team);
     load_tile<C>(stage.inverse, Shape::LD_C, C, static_cast<const T *>(a.inverse) + tile * C * C, C,
                  C, C, true, team);
     load_floats(stage.gates, a.gates + tile * GATE_ROWS * C, 3 * C, team);
     // Without x the columns are zero.
-    load_tile<C>(stage.slice, Shape::ld_slice(item.warps), 16 * item.warps,
-                 row_pointer<T>(x, chunk.token, item.head) + item.slice, x.token,
-                 x.data ? chunk.rows : 0, a.V - item.slice, x.aligned, team);
+    load_tile<C>(stage.slice, Shape::ld_slice(item.warps()), 16 * item.warps(),
+                 x.data ? row_pointer<T>(x, chunk.token, item.head) + item.slice
+                        : static_cast<const T *>(a.k.data),
+                 x.token, x.data ? chunk.rows : 0, a.V - item.slice, x.aligned, team);
     if (with_q) {
         load_tile<C>(stage.q, Shape::LD_K, KP, row_pointer<T>(a.q, chunk.token, k_head), a.q.token,
                      chunk.rows, a.K, a.q.aligned, team);
@@ -151,13 +154,13 @@ template <int KT>
 __device__ __forceinline__ void state_load(float (&s)[KT][4], const Arguments &a,
                                            const ChainItem &item) {
     clear(s);
-    if (!item.active)
+    if (!item.active(a))
         return;
 #pragma unroll
     for (int t = 0; t < KT; ++t)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-            const int k = column_of(t, e), v = item.v0 + row_of(e);
+            const int k = column_of(t, e), v = item.v0() + row_of(e);
             if (item.start && k < a.K)
                 s[t][e] = item.start[static_cast<int64_t>(k) * a.V + v];
             else if (item.identity && k == v)
@@ -165,19 +168,19 @@ __device__ __forceinline__ void state_load(float (&s)[KT][4], const Arguments &a
         }
 }
 
-// The inverse, to [K][V] at end unless that is NULL.
+// The inverse, to the item's end.
 template <int KT>
 __device__ __forceinline__ void state_store(const float (&s)[KT][4], const Arguments &a,
-                                            const ChainItem &item, float *end) {
-    if (!end || !item.active)
+                                            const ChainItem &item) {
+    if (!item.end || !item.active(a))
         return;
 #pragma unroll
     for (int t = 0; t < KT; ++t)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-            const int k = column_of(t, e), v = item.v0 + row_of(e);
+            const int k = column_of(t, e), v = item.v0() + row_of(e);
             if (k < a.K)
-                end[static_cast<int64_t>(k) * a.V + v] = s[t][e];
+                item.end[static_cast<int64_t>(k) * a.V + v] = s[t][e];
         }
 }
 
@@ -190,21 +193,13 @@ __device__ __forceinline__ void state_keep(const float (&s)[KT][4], const Argume
     for (int t = 0; t < KT; ++t)
 #pragma unroll
         for (int e = 0; e < 4; e += 2) {
-            const int k = column_of(t, e), v = item.v0 + row_of(e);
+            const int k = column_of(t, e), v = item.v0() + row_of(e);
             if (k < a.K)
                 *reinterpret_cast<pair_t<T> *>(x + v * a.K + k) = pack<T>(s[t][e], s[t][e + 1]);
         }
 }
 
-// This warp's 16 columns of the slice as accumulators, transposed: rows of V by tokens.
-template <typename T, int C, int CT>
-__device__ __forceinline__ void slice_to(float (&x)[CT][4], const T *columns, int ld) {
-#pragma unroll
-    for (int t = 0; t < CT; t += 2)
-        operand_to(operand_load_transposed(columns + t * 8 * ld, ld), x[t], x[t + 1]);
-}
-
-// The inverse of slice_to, then to rows of `to`: through this warp's own columns of the slice.
+// Accumulators, rows of V by tokens, to rows of `to`, through this warp's own columns of the slice.
 template <typename T, int C, int CT>
 __device__ __forceinline__ void slice_store(const float (&x)[CT][4], T *columns, int ld, T *to,
                                             int64_t stride, int rows, bool aligned) {
@@ -252,38 +247,56 @@ __device__ __forceinline__ void scale_columns(float (&c)[NT][4], Factor factor) 
             c[t][e] *= factor(column_of(t, e));
 }
 
-// Runs `step(index, stage)` over the item's chunks, backwards if `reverse`, each one's tiles in
-// shared memory.
-template <typename T, int C, int KP, typename Step>
-__device__ __forceinline__ void chain_run(const Arguments &a, const ChainItem &item,
-                                          const Tensor &x, bool with_q, bool reverse, Step step) {
-    extern __shared__ __align__(16) unsigned char shared[];
-    const size_t bytes = gdni_chain_stage(sizeof(T), KP, item.warps, with_q);
-    const int32_t count = item.last - item.first;
-    const auto index = [&](int32_t i) { return reverse ? item.last - 1 - i : item.first + i; };
-    const auto stage = [&](int32_t i) {
-        return ChainStage<T, C, KP>(shared + (a.stages == 2 ? i % 2 * bytes : 0), item.warps,
-                                    with_q);
-    };
-    const bool loads = threadIdx.x >= item.warps * 32;
-    const auto load = [&](int32_t i) {
-        if (loads && i < count) {
-            chain_load(a, item, index(i), x, with_q, stage(i));
-            cp_async_wait_group<0>();
-        }
-    };
-    load(0);
-    for (int32_t i = 0; i < count; ++i) {
-        __syncthreads();
-        if (a.stages == 2)
-            load(i + 1);
-        if (item.active)
-            step(index(i), stage(i));
-        if (a.stages == 1) {
+// The item's chunks one after the other, each one's tiles in shared memory. Both kinds of warps
+// meet at the same barriers, each in a loop of its own: the loading ones hold no state, the others
+// no addresses.
+template <typename T, int C, int KP>
+struct ChainLoop {
+    const Arguments &a;
+    const ChainItem &item;
+    bool with_q, reverse;
+
+    __device__ __forceinline__ int32_t index(int32_t i) const {
+        return reverse ? item.last - 1 - i : item.first + i;
+    }
+    __device__ __forceinline__ ChainStage<T, C, KP> stage(int32_t i) const {
+        extern __shared__ __align__(16) unsigned char shared[];
+        return ChainStage<T, C, KP>(shared + (a.stages == 2 ? i % 2 * item.stage_bytes : 0),
+                                    item.warps(), with_q);
+    }
+
+    // What loading warps do, all of it; false, at once, in the others.
+    __device__ __forceinline__ bool loads(const Tensor &x) const {
+        if (threadIdx.x < item.warps() * 32)
+            return false;
+        const int32_t count = item.last - item.first;
+        const auto load = [&](int32_t i) {
+            if (i < count) {
+                chain_load(a, item, index(i), x, with_q, stage(i));
+                cp_async_wait_group<0>();
+            }
+        };
+        load(0);
+        for (int32_t i = 0; i < count; ++i) {
             __syncthreads();
+            if (a.stages == 1)
+                __syncthreads();
             load(i + 1);
+        }
+        return true;
+    }
+
+    // Runs `step(index, stage)` over the chunks in the other warps.
+    template <typename Step>
+    __device__ __forceinline__ void run(Step step) const {
+        for (int32_t i = 0; i < item.last - item.first; ++i) { // from shared memory each time
+            __syncthreads();
+            if (item.active(a))
+                step(index(i), stage(i));
+            if (a.stages == 1)
+                __syncthreads();
         }
     }
-}
+};
 
 } // namespace gdni

@@ -1,5 +1,6 @@
 // After stage 3 of backward: what dg and dbeta lose where the caller's states are rounded to 16
-// bits, added at the first and the last chunk of each sequence. One CTA per (sequence, v-head).
+// bits, added at the first and the last chunk of each sequence. One CTA per (sequence, v-head,
+// end).
 //
 // An element of dg or dbeta is the sum of a few terms, each a sum over K V numbers; rounding S or
 // dS' to bf16 leaves each with an error of about 1e-3 of its usual size. Where the terms cancel, or
@@ -13,19 +14,22 @@
 //                   dbeta_i -= e^{c_i} <k_i, F_i> ;  dg_t += e^{c_C} <S_, dS'> + sum_{i>=t} r_i
 //     last chunk    w_j = e^{c_C - c_j} <k_j, dS_' D_j> ;  dg_t += e^{c_C} <S, dS_'> + sum_{j<t} w_j
 //
-// Relative L2 error per head against float64, numpy emulation of all roundings; 240 heads of 130
-// tokens with A from 0.001 to 16, 600 of one token:
+// Relative L2 error per head against float64, all roundings emulated
+// (tests/bench/bf16_roundings.py); 240 heads of 130 tokens with A from 0.001 to 16, 600 of one
+// token:
 //
-//                                     dg, 130 tokens     dg, one token      dbeta, one token
-//                                     median   95%       median   95%       over 5e-3
-//     tiles only                      2.5e-3   7.1e-3    2.4e-3   2.9e-2    27%
-//     the caller's states split       2.2e-3   6.8e-3    5.9e-5   8.7e-4    18%
-//     every state split               1.9e-3   5.6e-3    (the same)
+//                              dg, 130 tokens     dg, one token      dbeta, one token
+//                              median   95%       median   95%       over 5e-3
+//     all states rounded       2.6e-3   7.1e-3    2.4e-3   2.6e-2    30%
+//     the caller's in two      2.2e-3   6.7e-3    6.8e-5   9.4e-4    18%
+//     every state in two       1.9e-3   4.7e-3    the same           18%
 //
-// Splitting every state would double what backward moves, and the rest of the error (D, E) stays.
-// Named cases on an H100: beta_edges dg 4.3e-2 without (w of one token: 0.08 of its usual size),
-// one_token dbeta 6.5e-3 without, of which rounding dS' alone is 5.5e-3; with: see the accuracy
-// test.
+// Two parts of every state would double what backward moves, and the error of D and E stays. Named
+// cases on an H100, without and with: beta_edges dg 4.3e-2 and 7.6e-3 (w of one token is 0.08 of
+// its usual size), one_token dbeta 6.5e-3 and 3.7e-3 (rounding dS' in K dS' is 5.5e-3 by itself).
+// Time of backward, H100, Hk 16, Hv 32, states given: 32768 tokens 4.11 to 4.13 ms, 8192
+// tokens 1.055 to 1.073, 8 sequences of 8192 tokens together 1.072 to 1.125, 16 of 60 tokens 0.210
+// to 0.305.
 #pragma once
 
 #include "arguments.h"
@@ -89,6 +93,7 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
     using Shape = EndsShape<T, C, KP>;
     constexpr int NT = Shape::NT, SLICE = Shape::SLICE, PER_LANE = C / 32;
     constexpr int LD_K = Shape::LD_K, LD_S = Shape::LD_S;
+    constexpr int K_STEP = Shape::THREADS / SLICE, EACH = KP / K_STEP < 16 ? KP / K_STEP : 16;
     const Chunk chunk = a.chunks[index];
     const int64_t tile = index * a.Hv + head;
     const int k_head = head / (a.Hv / a.Hk), warp = threadIdx.x / 32;
@@ -101,6 +106,8 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
     const int64_t state = (sequence * a.Hv + head) * a.K * a.V;
     const float *given = (LAST ? a.dht : a.initial_state) + state;
     const T *factor = static_cast<const T *>(LAST ? a.delta : a.delta_grads) + tile * C * a.V;
+    // Chains that keep no E leave dV = beta E in its place.
+    const bool from_dv = !LAST && !a.delta_grads;
     const T *tiles = static_cast<const T *>(LAST ? a.states : a.state_grads) + tile * a.K * a.V;
 
     __syncthreads();
@@ -114,25 +121,38 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
     clear(x);
     clear(y);
     for (int v0 = 0; v0 < a.V; v0 += SLICE) {
-        load_tile<C>(left, LD_S, SLICE, factor + v0, a.V, C, a.V - v0, true);
+        if (from_dv)
+            load_tile<C>(left, LD_S, SLICE, row_pointer<T>(a.dv, chunk.token, head) + v0,
+                         a.dv.token, chunk.rows, a.V - v0, a.dv.aligned);
+        else
+            load_tile<C>(left, LD_S, SLICE, factor + v0, a.V, C, a.V - v0, true);
         if (!LAST)
             load_tile<C>(dos, LD_S, SLICE, row_pointer<T>(a.do_, chunk.token, head) + v0,
                          a.do_.token, chunk.rows, a.V - v0, a.do_.aligned);
         load_tile<SLICE>(other, LD_K, KP, tiles + v0 * a.K, a.K, a.V - v0, a.K, true);
         cp_async_commit_group();
-        cp_async_wait_group<0>();
-        __syncthreads();
-#pragma unroll 4
-        for (int i = threadIdx.x; i < SLICE * KP; i += Shape::THREADS) {
-            const int v = i % SLICE, k = i / SLICE;
-            const bool inside = v0 + v < a.V && k < a.K;
-            const int from = k * a.V + v0 + v;
-            const float s = inside ? given[from] : 0.0f;
-            const float s_rest = s - to_float(from_float<T>(s));
-            const bool exact = LAST && alone && a.initial_state && inside;
-            z = fmaf(s_rest, exact ? a.initial_state[state + from] : to_float(other[v * LD_K + k]),
-                     z);
-            rest[v * LD_K + k] = from_float<T>(s_rest);
+        const int v = threadIdx.x % SLICE, first_k = threadIdx.x / SLICE;
+        for (int begin = 0; begin < KP; begin += EACH * K_STEP) {
+            float s[EACH];
+#pragma unroll
+            for (int e = 0; e < EACH; ++e) {
+                const int k = begin + first_k + e * K_STEP;
+                s[e] = v0 + v < a.V && k < a.K ? given[k * a.V + v0 + v] : 0.0f;
+            }
+            if (begin == 0) {
+                cp_async_wait_group<0>();
+                __syncthreads();
+            }
+#pragma unroll
+            for (int e = 0; e < EACH; ++e) {
+                const int k = begin + first_k + e * K_STEP, at = v * LD_K + k;
+                const float s_rest = s[e] - to_float(from_float<T>(s[e]));
+                float t = to_float(other[at]);
+                if (LAST && alone && a.initial_state && v0 + v < a.V && k < a.K)
+                    t = a.initial_state[state + k * a.V + v0 + v];
+                z = fmaf(s_rest, t, z);
+                rest[at] = from_float<T>(s_rest);
+            }
         }
         __syncthreads();
 #pragma unroll
@@ -170,10 +190,13 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
         const int t = lane_id() * PER_LANE + i;
         const float along_k = dots[t] + dots[C + t], e = gates[GATE_EXP * C + t];
         const float along_q = dots[2 * C + t] + dots[3 * C + t];
+        const float beta = gates[GATE_BETA * C + t];
         term[i] = LAST ? gates[GATE_EXP_LEFT * C + t] * along_k
-                       : e * (a.scale * along_q - gates[GATE_BETA * C + t] * along_k);
+                       : e * (a.scale * along_q - (from_dv ? along_k : beta * along_k));
+        // beta E of a beta of 0 tells nothing of E: that dbeta keeps its error.
+        const float along_e = !from_dv ? along_k : beta < 1e-12f ? 0.0f : along_k / beta;
         if (!LAST && t < chunk.rows)
-            a.dbeta[(chunk.token + t) * a.Hv + head] -= e * along_k;
+            a.dbeta[(chunk.token + t) * a.Hv + head] -= e * along_e;
     }
     if (LAST)
         sums_before(term, sum);
@@ -194,18 +217,20 @@ __global__ void __launch_bounds__(EndsShape<T, C, KP>::THREADS)
     const int64_t sequence = blockIdx.x / a.Hv;
     const int head = static_cast<int>(blockIdx.x % a.Hv);
     const int64_t begin = a.chunk_start[sequence], end = a.chunk_start[sequence + 1];
+    // Both ends add to the same numbers where they are one chunk: then one CTA does both.
+    const bool alone = end - begin == 1;
     if (begin == end)
         return;
-    if (a.initial_state)
-        one_end<T, C, KP, false>(a, sequence, head, begin, end - begin == 1, shared);
-    if (a.dht)
-        one_end<T, C, KP, true>(a, sequence, head, end - 1, end - begin == 1, shared);
+    if (a.initial_state && blockIdx.y == 0)
+        one_end<T, C, KP, false>(a, sequence, head, begin, alone, shared);
+    if (a.dht && blockIdx.y == (alone ? 0 : 1))
+        one_end<T, C, KP, true>(a, sequence, head, end - 1, alone, shared);
 }
 
 template <typename T, int KP>
 cudaError_t launch_ends_shape(const Arguments &a, cudaStream_t stream) {
     using Shape = EndsShape<T, CHUNK<T>, KP>;
-    const dim3 grid(static_cast<unsigned>(a.N * a.Hv));
+    const dim3 grid(static_cast<unsigned>(a.N * a.Hv), 2);
     return launch_kernel(ends_kernel<T, CHUNK<T>, KP>, grid, Shape::THREADS, Shape::BYTES, stream,
                          a);
 }

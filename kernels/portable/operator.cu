@@ -12,11 +12,13 @@
 // bytes for both chains' states and for D and E. Where sequences may be cut, the pools of exact
 // states add (K V + K K) 4 bytes a border and head in forward, (2 K V + K K) 4 in backward.
 #include "../guard.h"
+#include "../hopper/backward.h"
 #include "../launch.h"
 #include "stages.h"
 #include "tile.cuh"
 
 #include <algorithm>
+#include <type_traits>
 
 namespace gdni {
 
@@ -92,8 +94,9 @@ class Operator {
             a_.q = tensor<T>(t.q, p.q_strides);
         if (call != Call::SEGMENT_BACKWARD)
             a_.v = tensor<T>(t.v, p.v_strides);
-        device_ = {device->multiprocessors, device->shared_memory};
+        device_ = {device->multiprocessors, device->capability, device->shared_memory};
         a_.multiprocessors = device->multiprocessors;
+        a_.capability = device->capability;
         a_.shared_memory = device->shared_memory;
         upload_ = t.cu_seqlens && (p.flags & GDN_FLAG_CU_SEQLENS_HOST);
         norm_ = p.flags & GDN_FLAG_L2NORM_QK;
@@ -115,9 +118,9 @@ class Operator {
         a_.initial_state = static_cast<const float *>(t_.initial_state);
         a_.final_state = static_cast<float *>(t_.final_state);
         GDNI_CUDA_TRY(begin(stream));
-        GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
+        GDNI_CUDA_TRY(prepare(stream));
         GDNI_CUDA_TRY(plan(true, false, stream));
-        GDNI_CUDA_TRY(launch_forward<T>(a_, shape(1), stream));
+        GDNI_CUDA_TRY(forward_chain(stream));
         return padding(stream);
     }
 
@@ -132,13 +135,13 @@ class Operator {
         float *dg = static_cast<float *>(t_.dg), *dbeta = static_cast<float *>(t_.dbeta);
         GDNI_CUDA_TRY(begin(stream));
         if (!(p_.flags & GDN_FLAG_SAVE_INVERSE))
-            GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
+            GDNI_CUDA_TRY(prepare(stream));
         const bool states = !(p_.flags & GDN_FLAG_SAVE_STATES);
         GDNI_CUDA_TRY(plan(states, true, stream));
-        GDNI_CUDA_TRY(launch_chains<T>(a_, shape(1 + states), states, true, stream));
+        GDNI_CUDA_TRY(chains(states, true, stream));
         a_.dg = split_dg_ ? split_dg_ : dg;
         a_.dbeta = split_dg_ ? split_dbeta_ : dbeta;
-        GDNI_CUDA_TRY(launch_gradients<T>(a_, stream));
+        GDNI_CUDA_TRY(gradients(stream));
         if (split_dg_)
             GDNI_CUDA_TRY(
                 launch_sum(dg, dbeta, split_dg_, split_dbeta_, p_.T * p_.Hv, splits(), stream));
@@ -150,8 +153,11 @@ class Operator {
         }
         a_.dg = dg;
         a_.dbeta = dbeta;
-        if constexpr (sizeof(T) == 2)
+        if constexpr (sizeof(T) == 2) {
+            if (hopper_backward())
+                a_.delta_grads = nullptr; // dv stands for it
             GDNI_CUDA_TRY(launch_ends<T>(a_, stream));
+        }
         return padding(stream);
     }
 
@@ -162,8 +168,8 @@ class Operator {
         a_.final_state = static_cast<float *>(s.exit_state);
         GDNI_CUDA_TRY(begin(stream));
         if (s.exit_state) {
-            GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
-            GDNI_CUDA_TRY(launch_chains<T>(a_, shape(1), true, false, stream));
+            GDNI_CUDA_TRY(prepare(stream));
+            GDNI_CUDA_TRY(chains(true, false, stream));
         }
         if (s.log_decay || s.decay_bound)
             GDNI_CUDA_TRY(launch_decay<T>(a_, static_cast<float *>(s.log_decay),
@@ -177,8 +183,8 @@ class Operator {
         a_.dht = static_cast<const float *>(t_.dht);
         a_.dh0 = static_cast<float *>(s.entry_gradient);
         GDNI_CUDA_TRY(begin(stream));
-        GDNI_CUDA_TRY(launch_prepare<T>(a_, stream));
-        return launch_chains<T>(a_, shape(1), false, true, stream);
+        GDNI_CUDA_TRY(prepare(stream));
+        return chains(false, true, stream);
     }
 
   private:
@@ -294,6 +300,45 @@ class Operator {
         return launch_index(a_, CHUNK<T>, stream);
     }
 
+    bool hopper_backward() const {
+        return std::is_same_v<T, bf16> && hopper::backward_applies(a_);
+    }
+
+    // The stages that have a Hopper version.
+    cudaError_t prepare(cudaStream_t stream) {
+        if (std::is_same_v<T, bf16> && hopper::applies(a_))
+            return hopper::launch_prepare(
+                a_, call_ != Call::FORWARD || (p_.flags & GDN_FLAG_SAVE_INVERSE), stream);
+        return launch_prepare<T>(a_, stream);
+    }
+
+    cudaError_t forward_chain(cudaStream_t stream) {
+        if (std::is_same_v<T, bf16> && hopper::applies(a_))
+            return hopper::launch_forward(a_, stream);
+        return launch_forward<T>(a_, shape(1), stream);
+    }
+
+    // The backward's two go together.
+    cudaError_t chains(bool states, bool gradients, cudaStream_t stream) {
+        if (hopper_backward())
+            return hopper::launch_chains(a_, states, gradients, stream);
+        return launch_chains<T>(a_, shape(states + gradients), states, gradients, stream);
+    }
+
+    cudaError_t gradients(cudaStream_t stream) {
+        if (hopper_backward())
+            return hopper::launch_gradients(a_, stream);
+        return launch_gradients<T>(a_, stream);
+    }
+
+    cudaError_t exact(bool states, bool gradients, cudaStream_t stream) {
+        if (!hopper_backward())
+            return launch_exact<T>(a_, gdni_chain_exact(&device_, &p_), states, gradients, stream);
+        const cudaError_t error = hopper::launch_exact(a_, states, stream);
+        return error == cudaSuccess && gradients ? hopper::launch_exact_gradients(a_, stream)
+                                                 : error;
+    }
+
     // Cuts the sequences, where that may pay, and finds the exact states at the borders.
     cudaError_t plan(bool states, bool gradients, cudaStream_t stream) {
         if (!a_.plan.max_borders)
@@ -301,10 +346,9 @@ class Operator {
         a_.plan.N = p_.N;
         a_.plan.Hv = p_.Hv;
         a_.plan.threshold = gdni_plan_threshold(&p_);
-        a_.plan.model = gdni_portable_model(&device_, &p_);
+        a_.plan.model = gdni_plan_model_of(&device_, &p_);
         GDNI_CUDA_TRY(launch_plan(a_, stream));
-        GDNI_CUDA_TRY(
-            launch_exact<T>(a_, gdni_chain_exact(&device_, &p_), states, gradients, stream));
+        GDNI_CUDA_TRY(exact(states, gradients, stream));
         return launch_scan(a_, states, gradients, stream);
     }
 

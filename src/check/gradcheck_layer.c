@@ -205,7 +205,8 @@ cleanup:
 static gdn_status prepare(layer_check *c, const gdn_context *context, const gdn_layer *layer,
                           int compute) {
     const gdn_layer init = GDN_LAYER_INIT;
-    const gdn_context_config config = {sizeof(config), GDN_BACKEND_REFERENCE, 0, 1};
+    const gdn_context_config config = {
+        .size = sizeof(config), .backend = GDN_BACKEND_REFERENCE, .threads = 1};
     GDNI_REQUIRE(layer != NULL, "%s: layer is NULL", FUNCTION);
     GDNI_REQUIRE(layer->size >= sizeof(size_t) && layer->size <= sizeof(*layer),
                  "%s: layer->size is %zu, expected at most %zu", FUNCTION, layer->size,

@@ -306,7 +306,8 @@ cleanup:
 static gdn_status prepare(operator_check *c, const gdn_context *context, const gdn_problem *problem,
                           int compute) {
     const gdn_problem init = GDN_PROBLEM_INIT;
-    const gdn_context_config config = {sizeof(config), GDN_BACKEND_REFERENCE, 0, 1};
+    const gdn_context_config config = {
+        .size = sizeof(config), .backend = GDN_BACKEND_REFERENCE, .threads = 1};
     const gdn_strides dense = {0, 0};
     GDNI_REQUIRE(problem != NULL, "%s: problem is NULL", FUNCTION);
     GDNI_REQUIRE(problem->size >= sizeof(size_t) && problem->size <= sizeof(*problem),

@@ -9,6 +9,7 @@
 enum {
     /* An H100 or H200, unless --multiprocessors says otherwise. */
     MULTIPROCESSORS = 132,
+    CAPABILITY = 90,
     SHARED_MEMORY = 232448
 };
 
@@ -84,7 +85,7 @@ static void print_segments(const gdni_plan *plan) {
 
 int cli_plan_card(const cli_options *o, const gdn_io_case *c) {
     const gdni_plan_device device = {o->multiprocessors ? o->multiprocessors : MULTIPROCESSORS,
-                                     SHARED_MEMORY};
+                                     CAPABILITY, SHARED_MEMORY};
     const gdni_plan_data data = {c->k, c->g, c->beta, c->cu_seqlens};
     gdn_problem given = GDN_PROBLEM_INIT, p;
     gdni_plan plan = {.items = NULL};

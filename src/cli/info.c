@@ -45,6 +45,10 @@ static void print_backend(gdn_backend backend) {
             printf(" %s (K <= %d, V <= %d)", gdn_dtype_name((gdn_dtype)d), K,
                    largest_dim(context, (gdn_dtype)d, 0));
     }
+    gdn_problem p = GDN_PROBLEM_INIT;
+    p.dtype = GDN_DTYPE_BF16;
+    if (backend == GDN_BACKEND_CUDA)
+        printf("; bf16 with K = V = 128: %s", gdn_problem_kernels(context, &p));
     if (backend == GDN_BACKEND_CPU)
         printf("; %d threads", gdn_context_threads(context));
     printf("\n");

@@ -1,14 +1,8 @@
 /* The CUDA backend: what it accepts, and the way to its kernels. */
 #include "internal.h"
-#include "launch.h"
+#include "cuda/device.h"
 
 #include <inttypes.h>
-
-static gdni_cuda_device device_of(const gdn_context *context) {
-    const gdni_cuda_device device = {context->device, context->multiprocessors,
-                                     context->shared_memory};
-    return device;
-}
 
 gdn_status gdni_cuda_context_init(gdn_context *context) {
     gdni_device_info info;
@@ -28,6 +22,7 @@ gdn_status gdni_cuda_context_init(gdn_context *context) {
                          "or later",
                          context->device, info.major, info.minor);
     context->multiprocessors = info.multiprocessors;
+    context->capability = 10 * info.major + info.minor;
     context->shared_memory = info.shared_memory;
     return GDN_STATUS_OK;
 }
@@ -66,7 +61,7 @@ static gdn_status supported(const gdn_context *context, const gdn_problem *p) {
 }
 
 static void sizes(const gdn_context *context, const gdn_problem *p, gdn_sizes *s) {
-    const gdni_cuda_device device = device_of(context);
+    const gdni_cuda_device device = gdni_device_of(context);
     gdni_portable_sizes(&device, p, s);
     s->checked_report = p->flags & GDN_FLAG_CHECKED ? sizeof(gdni_checked_report) : 0;
 }
@@ -94,7 +89,7 @@ _Static_assert((int)GDNI_INPUTS == (int)GDNI_CHECKED_INPUTS,
 /* With CHECKED: enqueues the look at what is given. */
 static gdn_status check(uint32_t call, const gdn_context *context, const gdn_problem *p,
                         const gdn_tensors *t, gdn_stream stream) {
-    const gdni_cuda_device device = device_of(context);
+    const gdni_cuda_device device = gdni_device_of(context);
     gdni_input inputs[GDNI_INPUTS];
     gdni_checked_input checked[GDNI_INPUTS];
     if (!(p->flags & GDN_FLAG_CHECKED))
@@ -117,7 +112,7 @@ static gdn_status check(uint32_t call, const gdn_context *context, const gdn_pro
 static gdn_status checked_status(const gdn_context *context, const gdn_problem *p,
                                  const gdn_tensors *t, gdn_stream stream) {
     static const char *const function = "gdn_checked_status";
-    const gdni_cuda_device device = device_of(context);
+    const gdni_cuda_device device = gdni_device_of(context);
     gdni_input inputs[GDNI_INPUTS];
     gdni_checked_report r;
     GDN_TRY(
@@ -136,21 +131,21 @@ static gdn_status checked_status(const gdn_context *context, const gdn_problem *
 
 static gdn_status forward(const gdn_context *context, const gdn_problem *p, const gdn_tensors *t,
                           gdn_stream stream) {
-    const gdni_cuda_device device = device_of(context);
+    const gdni_cuda_device device = gdni_device_of(context);
     GDN_TRY(check(FORWARD, context, p, t, stream));
     return status_of(calls[FORWARD], context, gdni_portable_forward(&device, p, t, stream));
 }
 
 static gdn_status backward(const gdn_context *context, const gdn_problem *p, const gdn_tensors *t,
                            gdn_stream stream) {
-    const gdni_cuda_device device = device_of(context);
+    const gdni_cuda_device device = gdni_device_of(context);
     GDN_TRY(check(BACKWARD, context, p, t, stream));
     return status_of(calls[BACKWARD], context, gdni_portable_backward(&device, p, t, stream));
 }
 
 static gdn_status segment_forward(const gdn_context *context, const gdn_problem *p,
                                   const gdn_tensors *t, const gdn_segment *s, gdn_stream stream) {
-    const gdni_cuda_device device = device_of(context);
+    const gdni_cuda_device device = gdni_device_of(context);
     GDN_TRY(check(SEGMENT_FORWARD, context, p, t, stream));
     return status_of(calls[SEGMENT_FORWARD], context,
                      gdni_portable_segment_forward(&device, p, t, s, stream));
@@ -158,7 +153,7 @@ static gdn_status segment_forward(const gdn_context *context, const gdn_problem 
 
 static gdn_status segment_backward(const gdn_context *context, const gdn_problem *p,
                                    const gdn_tensors *t, const gdn_segment *s, gdn_stream stream) {
-    const gdni_cuda_device device = device_of(context);
+    const gdni_cuda_device device = gdni_device_of(context);
     GDN_TRY(check(SEGMENT_BACKWARD, context, p, t, stream));
     return status_of(calls[SEGMENT_BACKWARD], context,
                      gdni_portable_segment_backward(&device, p, t, s, stream));

@@ -1,5 +1,5 @@
 #include "memory.h"
-#include "launch.h"
+#include "device.h"
 
 /* What a CUDA call came to; the format names what was tried. */
 #define STATUS(error, failure, format, ...)                                                        \
@@ -14,8 +14,7 @@ gdn_status gdni_device_allocate(const gdn_context *context, size_t bytes, void *
 
 gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *problem,
                                 const gdn_tensors *tensors, int backward, int64_t *segments) {
-    const gdni_cuda_device device = {context->device, context->multiprocessors,
-                                     context->shared_memory};
+    const gdni_cuda_device device = gdni_device_of(context);
     gdn_problem checked;
     int32_t items = 0;
     GDN_TRY(gdni_problem_check("gdni_device_segments", problem, &checked));

@@ -23,11 +23,6 @@ GDN_API gdn_status gdni_stream_copy(const gdn_context *context, void *to, const 
 /* Waits for all that was enqueued; what: for the line about a failure. */
 GDN_API gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream stream,
                                     const char *what);
-/* Into how many segments, over all sequences, the last forward (or backward) with these tensors cut
- * the problem; waits for the device's work first. */
-GDN_API gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *problem,
-                                        const gdn_tensors *tensors, int backward,
-                                        int64_t *segments);
 #else
 /* No context has a device here. */
 static inline gdn_status gdni_no_device(void) {
@@ -63,5 +58,11 @@ static inline gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream
     return gdni_no_device();
 }
 #endif
+
+/* In builds with CUDA: into how many segments, over all sequences, the last forward (or backward)
+ * with these tensors cut the problem; waits for the device's work first. */
+GDN_API gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *problem,
+                                        const gdn_tensors *tensors, int backward,
+                                        int64_t *segments);
 
 #endif /* GDNI_CUDA_MEMORY_H */

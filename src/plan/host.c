@@ -110,7 +110,7 @@ gdn_status gdni_plan_make(const gdni_plan_device *device, const gdn_problem *p,
     plan->problem.threshold = gdni_plan_threshold(p);
     plan->problem.max_borders = gdni_plan_max_borders(device, p, data->cu_seqlens != NULL);
     plan->problem.segments = plan->problem.max_borders ? p->segments : 1;
-    plan->problem.model = gdni_portable_model(device, p);
+    plan->problem.model = gdni_plan_model_of(device, p);
     summarise(plan);
     if (plan->problem.segments) {
         plan->choice.length = 1;

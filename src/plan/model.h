@@ -16,8 +16,14 @@
 
 typedef struct gdni_plan_device {
     int32_t multiprocessors;
+    int32_t capability;   /* 10 x major + minor */
     size_t shared_memory; /* bytes that one CTA may have */
 } gdni_plan_device;
+
+/* Whether the kernels for Hopper are made for this problem. */
+static inline int gdni_plan_on_hopper(int32_t capability, const gdn_problem *p) {
+    return capability == 90 && p->dtype == GDN_DTYPE_BF16 && p->K == 128 && p->V == 128;
+}
 
 /* A chain's CTAs: warps that compute, chunks in shared memory at once, CTAs a head. */
 typedef struct gdni_chain_shape {
@@ -101,6 +107,30 @@ static inline gdni_plan_model gdni_portable_model(const gdni_plan_device *device
     m.scan = 3500.0f * (float)(p->K * p->K) / (128.0f * 128.0f);
     m.launch = 10000.0f;
     return m;
+}
+
+/*
+ * The chains for Hopper: one CTA a multiprocessor; forward has both halves of a head in it (1.5 us
+ * a chunk), backward's chains one each (0.8 us the states, 1.2 us their gradients), the exact pass
+ * both (1.6 us for a state or a matrix). H100, 1.98 GHz, 2026-11-24.
+ */
+static inline gdni_plan_model gdni_hopper_model(const gdni_plan_device *device) {
+    gdni_plan_model m;
+    m.slots = device->multiprocessors;
+    m.forward_slices = m.state_slices = m.matrix_slices = 1;
+    m.backward_slices = 2;
+    m.forward = 2900.0f;
+    m.backward = 2200.0f;
+    m.exact = 3000.0f;
+    m.scan = 3500.0f;
+    m.launch = 10000.0f;
+    return m;
+}
+
+static inline gdni_plan_model gdni_plan_model_of(const gdni_plan_device *device,
+                                                 const gdn_problem *p) {
+    return gdni_plan_on_hopper(device->capability, p) ? gdni_hopper_model(device)
+                                                      : gdni_portable_model(device, p);
 }
 
 /*

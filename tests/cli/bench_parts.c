@@ -8,7 +8,7 @@ static int close_to(double got, double want, double part) {
     return fabs(got - want) <= part * want;
 }
 
-/* The floors that the design notes state for an H200, and one of them worked out by hand. */
+/* Floors of known shapes on an H200, and one of them worked out by hand. */
 static void test_floors(void) {
     static const struct {
         int backward, Hk, Hv;

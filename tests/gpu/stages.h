@@ -144,12 +144,14 @@ struct Problem {
         for (size_t i = 0; i < betas.size(); ++i) // every 13th is 0
             betas[i] = c.beta_edges && i % 13 == 3 ? 0.0f : 1.0f / (1.0f + std::exp(-normal()));
         for (float &x : states)
-            x = normal();
+            x = __bfloat162float(
+                __float2bfloat16(normal())); // the portable twin takes the rest too
         g.put(gates);
         beta.put(betas);
         initial.put(states);
         for (float &x : states)
-            x = normal();
+            x = __bfloat162float(
+                __float2bfloat16(normal())); // the portable twin takes the rest too
         dht.put(states);
         cu.put(c.cu);
         for (int64_t n = 0; n < N; ++n)

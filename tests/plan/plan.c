@@ -7,7 +7,7 @@
 #include "internal.h"
 #include "plan/host.h"
 
-static const gdni_plan_device h200 = {132, 232448};
+static const gdni_plan_device h200 = {132, 90, 232448};
 
 typedef struct problem_data {
     gdn_problem p;

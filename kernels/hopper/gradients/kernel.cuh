@@ -9,20 +9,25 @@
 // Y is what the chains left in dv: dV = beta E with y = 1, or E with y = beta in rows whose beta
 // is tiny. With B = dP o P - y Gam o N o Z below the diagonal, all sums in fp32:
 //
-//     dbeta_i = <E_i, D_i> / beta_i = Z_ii / beta_i^2; tiny: <E_i, V_i> - e^c <k_i, F_i> - sum_j Gam N Z
+//     dbeta_i = <E_i, D_i> / beta_i = Z_ii / beta_i^2
+//               where beta is tiny: <E_i, V_i> - e^c <k_i, F_i> - sum_{j<i} Gam_ij N_ij Z_ij
 //     dg_t    = z + sum_{i>=t} (r_i + row_i(B) - column_i(B)) + sum_{j<t} w_j
 //     r_i = <q_i, dQ_i,i> - e^c y <k_i, F_i>,  w_j = <k_j, dK_s,j>,  z = e^{c_C} <S, dS'>
 //
 // Roles: a warpgroup `queries` (dQ, G, z), a warpgroup `keys` (dK, W); warps that load heads, load
 // k-heads, reduce (dg, dbeta of the head before), and store (dq, dk of the group before).
 //
-//     loading    | dO D dV of head h + 2, S and dS' of h + 1 as soon as h has done with them
-//     queries    | dO S^T, dO D^T | dQ | S dS'^T | G, row and column sums | ... | G K     | dq
-//     keys       | Y S^T, Y D^T   | dK | D dS'^T | W, sums | dK           | ... | G^T Q   | dk
+//     loading    | dO D dV of head h + 2; dS', then S of h + 1 as soon as both have done with them
+//     queries    | S dS'^T       | dO S^T: dQ | dO D^T: G, sums of rows and columns | ... | G K: dq
+//     keys       | D dS'^T: dK   | Y S^T: dK  | Y D^T: W, sums of rows and columns  | ... | dk
 //     reducing   | dg, dbeta of head h - 1
 //
 // In a chunk that a sequence does not fill the copies bring in rows of the next one, or of nobody:
 // the loading warps wait for them and zero them; dq and dk are stored row by row.
+//
+// Shared memory: K of two k-heads, Q, S^T, dS'^T, two stages of dO, D, dV and gates, and what is
+// small; G takes the place of Q K^T, and W, dq and dk that of the group's last stage. Barriers and
+// offsets: config.cuh. What limits it, and what was tried: README.md.
 #pragma once
 
 #include "hopper/gradients/consumers.cuh"

@@ -23,6 +23,8 @@ gdn_status bench_device_open(bench_device **out, const bench_options *options,
     config.backend = GDN_BACKEND_CUDA;
     config.device = options->device;
     GDN_TRY(gdn_context_create(&d->context, &config));
+    config.kernels = GDN_KERNELS_PORTABLE;
+    GDN_TRY(gdn_context_create(&d->portable, &config));
     DEVICE_TRY(gdni_bench_open(options->device, &about));
     DEVICE_TRY(gdni_bench_timer_create(&d->timer, (int)d->most_repeats, 4 * about.l2));
     memset(machine, 0, sizeof(*machine));
@@ -41,6 +43,7 @@ void bench_device_close(bench_device *d) {
         return;
     bench_clock_close();
     gdni_bench_timer_destroy(d->timer);
+    gdn_context_destroy(d->portable);
     gdn_context_destroy(d->context);
     free(d);
 }

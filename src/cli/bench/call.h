@@ -8,7 +8,7 @@
 
 struct bench_device {
     const bench_options *options;
-    gdn_context *context;
+    gdn_context *context, *portable; /* portable: to check the other's kernels with */
     gdni_bench_timer *timer;
     int64_t most_repeats;
 };

@@ -22,7 +22,7 @@ static int never_cut(gdn_problem *p) {
 }
 
 static const char *backend_of(const gdn_context *context, const bench_call *c) {
-    return gdn_backend_name(gdn_context_backend(context));
+    return gdn_problem_kernels(context, &c->p);
 }
 
 /* ---- Times ---- */
@@ -37,17 +37,17 @@ static double median(float *ms, int64_t count) {
     return 0.5 * (ms[(count - 1) / 2] + ms[count / 2]);
 }
 
-static gdn_status enqueue(const bench_device *d, const bench_call *c, const gdn_problem *p,
-                          int backward) {
+static gdn_status enqueue(const bench_device *d, const gdn_context *context, const bench_call *c,
+                          const gdn_problem *p, int backward) {
     const gdn_stream stream = gdni_bench_timer_stream(d->timer);
-    return backward ? gdn_backward(d->context, p, &c->t, stream)
-                    : gdn_forward(d->context, p, &c->t, stream);
+    return backward ? gdn_backward(context, p, &c->t, stream)
+                    : gdn_forward(context, p, &c->t, stream);
 }
 
 static gdn_status capture(const bench_device *d, const bench_call *c, const gdn_problem *p,
                           int backward) {
     DEVICE_TRY(gdni_bench_capture_begin(d->timer));
-    const gdn_status status = enqueue(d, c, p, backward);
+    const gdn_status status = enqueue(d, d->context, c, p, backward);
     const int error = gdni_bench_capture_end(d->timer);
     GDN_TRY(status);
     DEVICE_TRY(error);
@@ -112,7 +112,7 @@ done:
 
 /* ---- Results ---- */
 
-/* All heads against a call that cuts the sequences and drops states nowhere. */
+/* All heads against portable kernels in a call that cuts the sequences and drops states nowhere. */
 static gdn_status check_all_heads(const bench_device *d, const bench_call *c, const bench_row *row,
                                   bench_result *result, bench_checks *checks) {
     const bench_tensor first = row->backward ? BENCH_DQ : BENCH_O;
@@ -130,7 +130,7 @@ static gdn_status check_all_heads(const bench_device *d, const bench_call *c, co
             status = gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "bench: no device memory to check with");
     bench_call_point(&exact);
     if (status == GDN_STATUS_OK)
-        status = enqueue(d, &exact, &exact.p, row->backward);
+        status = enqueue(d, d->portable, &exact, &exact.p, row->backward);
     for (bench_tensor i = first; i <= last && status == GDN_STATUS_OK; ++i) {
         const int heads = bench_tensor_heads(&c->p, i);
         const gdni_bench_slice x = {c->x[i],
@@ -222,7 +222,8 @@ static gdn_status measure(const bench_device *d, bench_call *c, const bench_row 
     int64_t segments;
     GDN_TRY(bench_call_make(d, row, c));
     result->workspace = c->workspace;
-    GDN_TRY(enqueue(d, c, &c->p, 0)); /* what backward takes from it; loads the kernels */
+    GDN_TRY(
+        enqueue(d, d->context, c, &c->p, 0)); /* what backward takes from it; loads the kernels */
     GDN_TRY(take_times(d, c, row, result));
     GDN_TRY(gdni_device_segments(d->context, &c->p, &c->t, row->backward, &segments));
     result->segments = (int32_t)segments;
