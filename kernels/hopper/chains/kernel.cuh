@@ -25,10 +25,10 @@
 // chunk is stored row by row.
 //
 // Shared memory: STAGES times K, Gam o T, V or dO (backward: P, Q) and the gates; twice a
-// warpgroup's state and D or dv on their way out.
+// warpgroup's state and D or dv on their way out. What limits it, and what was tried: README.md.
 #pragma once
 
-#include "config.cuh"
+#include "hopper/chains/config.cuh"
 
 namespace gdni {
 namespace hopper {
@@ -236,17 +236,38 @@ __device__ __forceinline__ void chains_compute(const ChainsParameters &p, const 
     const float scale = p.a.scale;
     const int count = item.end - item.begin;
 
-    float s[64];
-    chains_state_load(s, chains_entry<BACKWARD>(p.a, item), row);
+    const float *entry = chains_entry<BACKWARD>(p.a, item);
+    const bool given = entry && count > 0;
+    float s[64], u[32] = {};
+    chains_state_load(s, entry, row);
     int stage = 0, previous = 0;
     uint32_t phase = 0;
+    if (given) { // what rounding leaves out of the first state (portable/ends.cuh has the reason)
+        uint32_t x[32];
+#pragma unroll
+        for (int j = 0; j < 32; ++j) {
+            const uint32_t rounded = cvt_rn_bf16x2(s[2 * j], s[2 * j + 1]);
+            x[j] = cvt_rn_bf16x2(s[2 * j] - low_bf16(rounded), s[2 * j + 1] - high_bf16(rounded));
+        }
+        mbarrier_wait(shared + Layout::FULL, 0);
+        const uint64_t k = wgmma_descriptor(shared + Layout::K);
+        pin(x);
+        wgmma_fence();
+#pragma unroll
+        for (int t = 0; t < 8; ++t)
+            wgmma_m64n64k16<MAJOR_K>(u, x + 4 * t, k + t / 4 * (Shape::SQUARE / 16) + 2 * (t & 3),
+                                     t > 0);
+        wgmma_commit_group();
+        wgmma_wait_group<0>();
+        pin(u);
+    }
     for (int i = 0; i < count; ++i) {
         const uint32_t base = __shfl_sync(~0u, shared + stage * Layout::STAGE, 0);
         const uint32_t gates = shared + Layout::GATES + stage * Shape::GATES;
         const uint32_t token_gates = gates + 8 * (lane & 3); // of tokens 2 (l % 4), + 1
         const uint32_t out_barrier = 8 * (2 * warpgroup + (i & 1));
         const uint32_t out = shared + Layout::OUTPUTS + (2 * warpgroup + (i & 1)) * Shape::OUTPUT;
-        float u[32], z[32];
+        float z[32];
         uint32_t x[32], y[16];
         mbarrier_wait(shared + Layout::FULL + 8 * stage, phase);
         const uint64_t k = wgmma_descriptor(base + Layout::K);
@@ -264,7 +285,7 @@ __device__ __forceinline__ void chains_compute(const ChainsParameters &p, const 
         wgmma_fence();
 #pragma unroll
         for (int t = 0; t < 4; ++t)
-            wgmma_m64n64k16<MAJOR_K>(u, x + 4 * t, k + 2 * t, t > 0);
+            wgmma_m64n64k16<MAJOR_K>(u, x + 4 * t, k + 2 * t, t > 0 || (given && i == 0));
 #pragma unroll
         for (int j = 16; j < 32; ++j)
             x[j] = cvt_rn_bf16x2(s[2 * j], s[2 * j + 1]);
