@@ -66,7 +66,8 @@ static void test_table(void) {
 /* A result as it is written, read again; a failed one has no times. */
 static void test_result(void) {
     const bench_machine machine = {"NVIDIA H100 80GB HBM3", "1.2.3", "", 132, 1980};
-    bench_options o = {.rows = "rows.csv", .output = "results", .commit = "abc", .seed = 7};
+    bench_options o = {
+        .rows = "rows.csv", .output = "results", .commit = "abc", .seed = 7, .undecayed = 25};
     bench_result result = {.ms = 2,
                            .cold_ms = 3,
                            .uncut_ms = NAN,
