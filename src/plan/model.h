@@ -138,8 +138,10 @@ static inline gdni_plan_model gdni_plan_model_of(const gdni_plan_device *device,
  * costs more than it can gain, as far as the host can know; packed: the lengths of sequences are
  * unknown to it. Backward's chains fill most of the device with N Hv above a third of its
  * multiprocessors at V = 128; then only a few long ones of many sequences could gain, and 10 us for
- * the plan are 1% of a call of 25000 (chunk, head) pairs. At most two items a multiprocessor, and
- * segments of at least four chunks on average.
+ * the plan are 1% of a call of 25000 (chunk, head) pairs. On Hopper (H200, 2026-11-24, commit
+ * d260074: tests/bench/results) both passes together gained with up to 16 heads and 16384 tokens a
+ * sequence, and lost with more heads, below 8192 tokens, and where many sequences were packed. At
+ * most two items a multiprocessor, and segments of at least four chunks on average.
  */
 static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, const gdn_problem *p,
                                             int packed) {
@@ -151,8 +153,11 @@ static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, cons
         return wanted < chunks ? wanted : chunks;
     }
     const int full = p->N * p->Hv * ((p->V + 63) / 64) * 5 > device->multiprocessors * 2;
-    if (p->Hv > GDNI_PLAN_MAX_HEADS || chunks < 48 ||
-        (full && !(packed && p->N > 1 && chunks * p->Hv >= 25000)))
+    const int worth =
+        gdni_plan_on_hopper(device->capability, p)
+            ? p->N * p->Hv <= 16 && chunks >= 256 * p->N
+            : chunks >= 48 && (!full || (packed && p->N > 1 && chunks * p->Hv >= 25000));
+    if (p->Hv > GDNI_PLAN_MAX_HEADS || !worth)
         return 0;
     const int64_t wanted = 2 * device->multiprocessors / p->Hv;
     return wanted < chunks / 4 ? wanted : chunks / 4;

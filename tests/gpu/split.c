@@ -40,9 +40,9 @@ static const gpu_case cases[] = {
     {"bf16.K256.V256.3", B, 500, 1, NULL, 1, 2, 256, 256, GATES_MIXED, KEYS_UNIT, 1, 0, 0, 0, 3},
     {"bf16.K96.V160.3", B, 500, 1, NULL, 1, 2, 96, 160, GATES_NONE, KEYS_UNIT, 1, 0, 3, 0, 3},
     {"bf16.K16.V32.3", B, 500, 1, NULL, 1, 2, 16, 32, GATES_NONE, KEYS_UNIT, 1, 0, 0, 0, 3},
-    {"bf16.auto.mixed", B, 8192, 1, NULL, 1, 4, 128, 128, GATES_MIXED, KEYS_UNIT, 1, 0, 0, 0, 0},
-    {"bf16.auto.none", B, 8192, 1, NULL, 1, 2, 128, 128, GATES_NONE, KEYS_UNIT, 1, 0, 0, 0, 0},
-    {"bf16.auto.exact", B, 4100, 1, NULL, 1, 2, 128, 128, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, EXACT,
+    {"bf16.auto.mixed", B, 16400, 1, NULL, 1, 4, 128, 128, GATES_MIXED, KEYS_UNIT, 1, 0, 0, 0, 0},
+    {"bf16.auto.none", B, 16384, 1, NULL, 1, 2, 128, 128, GATES_NONE, KEYS_UNIT, 1, 0, 0, 0, 0},
+    {"bf16.auto.exact", B, 16384, 1, NULL, 1, 2, 128, 128, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, EXACT,
      0},
     {"fp16.mixed.4", GDN_DTYPE_FP16, 700, 1, NULL, 1, 4, 128, 128, GATES_MIXED, KEYS_UNIT, 1, 0, 0,
      0, 4},
@@ -57,7 +57,7 @@ static const gpu_case cases[] = {
 
 int main(int argc, char **argv) {
     const int part = argc > 2 ? atoi(argv[1]) : 0, parts = argc > 2 ? atoi(argv[2]) : 1;
-    gdn_context *context = gpu_context();
+    gdn_context *context = gpu_context_of(argc > 3 ? GDN_KERNELS_PORTABLE : GDN_KERNELS_AUTO);
     if (!context)
         return 77;
     for (int i = part; i < (int)(sizeof(cases) / sizeof(cases[0])); i += parts) {
