@@ -47,13 +47,17 @@ stress() {
 train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
 dist() { run_tests "is named gpu.dist*" -R '^gpu\.dist'; }
 
-# Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times.
+# Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times. Races are looked for in
+# portable kernels only: racecheck does not follow writes that one lane publishes for its warp at an mbarrier, which is how
+# the Hopper kernels hand over the rows that they clear in a sequence's last chunk.
 sanitize() {
     local tool failed=0
     for tool in memcheck synccheck initcheck racecheck; do
-        echo "-- $tool"
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_operator" 1 16 || failed=1
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_split" 3 10 || failed=1
+        local kernels=()
+        [ "$tool" != racecheck ] || kernels=(portable)
+        echo "-- $tool ${kernels[*]-}"
+        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_operator" 1 16 "${kernels[@]}" || failed=1
+        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_split" 3 10 "${kernels[@]}" || failed=1
     done
     return $failed
 }

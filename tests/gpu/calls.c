@@ -68,6 +68,7 @@ static int allowed(const char *name) {
                                        "cuStreamIsCapturing",
                                        "cuThreadExchangeStreamCaptureMode",
                                        "cuGetProcAddress",
+                                       "cuTensorMapEncode",
                                        "cuGetErrorString",
                                        "cuGetErrorName",
                                        "cuOccupancy"};

@@ -7,9 +7,14 @@ enum {
 };
 
 gdn_context *gpu_context(void) {
+    return gpu_context_of(GDN_KERNELS_AUTO);
+}
+
+gdn_context *gpu_context_of(gdn_kernels kernels) {
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_context *context = NULL;
     config.backend = GDN_BACKEND_CUDA;
+    config.kernels = kernels;
     if (gdn_context_create(&context, &config) != GDN_STATUS_OK) {
         printf("skipped: %s\n", gdn_last_error());
         return NULL;

@@ -103,6 +103,8 @@ typedef struct gpu_run {
 
 /* A CUDA context, or NULL with a line on stdout where there is no device. */
 gdn_context *gpu_context(void);
+/* The same with a choice of kernels. */
+gdn_context *gpu_context_of(gdn_kernels kernels);
 
 /* Draws the inputs, copies them to the device, poisons the outputs and the workspace. */
 void gpu_prepare(gpu_run *r, const gdn_context *context, const gpu_case *c);

@@ -1,6 +1,6 @@
 /*
  * The operator on the CUDA backend against the float64 reference: every dtype, head dim, gate and
- * packing. Usage: operator PART PARTS runs every PARTS-th case from PART on.
+ * packing. Usage: operator PART PARTS [portable] runs every PARTS-th case from PART on.
  */
 #include "gpu.h"
 
@@ -82,7 +82,7 @@ static const gpu_case cases[] = {
 int main(int argc, char **argv) {
     const int part = argc > 2 ? atoi(argv[1]) : 0, parts = argc > 2 ? atoi(argv[2]) : 1;
     const int count = (int)(sizeof(cases) / sizeof(cases[0]));
-    gdn_context *context = gpu_context();
+    gdn_context *context = gpu_context_of(argc > 3 ? GDN_KERNELS_PORTABLE : GDN_KERNELS_AUTO);
     if (!context)
         return 77;
     for (int64_t n = 0; n < MANY; ++n)
