@@ -58,32 +58,6 @@ __device__ __forceinline__ void cp_async_bulk_wait_group() {
     asm volatile("cp.async.bulk.wait_group %0;\n" ::"n"(PENDING) : "memory");
 }
 
-// createpolicy: what is copied with it leaves the L2 cache before anything else.
-__device__ __forceinline__ uint64_t createpolicy_evict_first() {
-    uint64_t policy;
-    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
-    return policy;
-}
-// As in tma.cuh, with a policy.
-__device__ __forceinline__ void cp_async_bulk_tensor_load(uint32_t to, const CUtensorMap &map,
-                                                          int64_t row, int block, int64_t outer,
-                                                          uint32_t barrier, uint64_t policy) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-                 ".L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;\n" ::"r"(to),
-                 "l"(&map), "r"(0), "r"(static_cast<int>(row)), "r"(block),
-                 "r"(static_cast<int>(outer)), "r"(barrier), "l"(policy)
-                 : "memory");
-}
-__device__ __forceinline__ void cp_async_bulk_tensor_store(const CUtensorMap &map, int64_t row,
-                                                           int block, int64_t outer, uint32_t from,
-                                                           uint64_t policy) {
-    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group.L2::cache_hint "
-                 "[%0, {%1, %2, %3, %4}], [%5], %6;\n" ::"l"(&map),
-                 "r"(0), "r"(static_cast<int>(row)), "r"(block), "r"(static_cast<int>(outer)),
-                 "r"(from), "l"(policy)
-                 : "memory");
-}
-
 // Rows from `rows` on of a tile of 64 rows of 128 bytes become zeros; one warp.
 __device__ __forceinline__ void zero_rows(uint32_t tile, int rows) {
     for (int i = rows * 8 + static_cast<int>(threadIdx.x) % 32; i < 64 * 8; i += 32)

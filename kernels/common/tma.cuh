@@ -8,10 +8,6 @@
 
 namespace gdni {
 
-__device__ __forceinline__ void prefetch_tensormap(const CUtensorMap &map) {
-    asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
-}
-
 // A box of a tensor at these coordinates (the innermost is always 0) to shared memory; its bytes
 // arrive at the barrier.
 __device__ __forceinline__ void cp_async_bulk_tensor_load(uint32_t to, const CUtensorMap &map,
