@@ -67,7 +67,6 @@ static int allowed(const char *name) {
                                        "cuStreamGet",
                                        "cuStreamIsCapturing",
                                        "cuThreadExchangeStreamCaptureMode",
-                                       "cuGetProcAddress",
                                        "cuTensorMapEncode",
                                        "cuGetErrorString",
                                        "cuGetErrorName",
