@@ -18,6 +18,11 @@ __device__ __forceinline__ void fence_mbarrier_init() {
 __device__ __forceinline__ void mbarrier_arrive(uint32_t barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
+// `count` arrivals at once.
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier, int count) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(count)
+                 : "memory");
+}
 // Predicated: a branch between products under way would serialise them.
 __device__ __forceinline__ void mbarrier_arrive_if(uint32_t barrier, bool condition) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %1, 0;\n"

@@ -46,6 +46,11 @@ template <int PENDING>
 __device__ __forceinline__ void cp_async_bulk_wait_group_read() {
     asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(PENDING) : "memory");
 }
+// Waits until at most PENDING of them are not yet complete.
+template <int PENDING>
+__device__ __forceinline__ void cp_async_bulk_wait_group() {
+    asm volatile("cp.async.bulk.wait_group %0;\n" ::"n"(PENDING) : "memory");
+}
 
 // The grid before this one on the stream, if it allows to start early, has ended after this.
 __device__ __forceinline__ void griddepcontrol_wait() {

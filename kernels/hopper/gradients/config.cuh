@@ -3,8 +3,10 @@
 
 #include <cuda_bf16.h>
 
-#include "common/hopper_shared.cuh"
-#include "common/hopper_wgmma.cuh"
+#include "common/matrix.cuh"
+#include "common/mbarrier.cuh"
+#include "common/tma.cuh"
+#include "common/wgmma.cuh"
 #include "portable/arguments.h"
 #include "portable/stages.h"
 #include "hopper/backward.h"
