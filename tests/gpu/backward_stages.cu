@@ -41,36 +41,6 @@ struct Gradients {
     }
 };
 
-struct Tiles {
-    Array<float> gates;
-    Array<bf16> inverse, scores;
-    explicit Tiles(const Problem &p)
-        : gates(p.tiles * GATE_ROWS * C), inverse(p.tiles * C * C), scores(p.tiles * C * C) {}
-    void give(Arguments &a) const {
-        a.gates = gates.data();
-        a.inverse = inverse.data();
-        a.scores = scores.data();
-    }
-};
-
-// Rows beyond the sequences and gaps between rows must be as they were.
-void check_untouched(const Problem &p, const char *name, const char *what, const Array<bf16> &x,
-                     int64_t row, int heads) {
-    const std::vector<bf16> values = x.get();
-    for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
-        const int64_t token = i / row, column = i % row % (D + p.c.pad);
-        uint16_t bits;
-        std::memcpy(&bits, &values[i], 2);
-        const bool inside = i % row < heads * (D + p.c.pad) && column < D && token < p.c.cu[p.N];
-        if (!inside && bits != 0xffff) {
-            std::fprintf(stderr, "%s: %s was written outside of the sequences, at %lld\n", name,
-                         what, static_cast<long long>(i));
-            ++failures;
-            return;
-        }
-    }
-}
-
 // [rows][heads][128] without what lies between the heads.
 std::vector<bf16> dense(const Problem &p, const Array<bf16> &x, int64_t row, int heads) {
     const std::vector<bf16> from = x.get();
@@ -84,10 +54,7 @@ std::vector<bf16> dense(const Problem &p, const Array<bf16> &x, int64_t row, int
 
 void compare_chains(const Problem &p, const char *name, const Chains &got, const Chains &want) {
     const Case &c = p.c;
-    const auto no_tile = [&](int64_t b) {
-        const size_t chunk = b / c.Hv;
-        return chunk >= p.sequence_of.size() || p.sequence_of[chunk] == c.poisoned;
-    };
+    const auto no_tile = [&](int64_t b) { return p.no_tile(b); };
     const auto no_head = [&](int64_t b) { return b / c.Hv == c.poisoned; };
     compare(name, "states", got.states, want.states, D * D, 5e-3, no_tile);
     compare(name, "delta", got.delta, want.delta, C * D, 1e-2, no_tile);
@@ -222,18 +189,8 @@ void run_cut(const char *name, float gate, bool exact) {
 } // namespace
 
 int main() {
-    int devices = 0;
-    cudaDeviceProp device = {};
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-        std::printf("skipped: no CUDA device\n");
+    if (!on_hopper())
         return 77;
-    }
-    CUDA(cudaGetDeviceProperties(&device, 0));
-    if (device.major != 9) {
-        std::printf("skipped: compute capability is %d.%d, these kernels are for 9.0\n",
-                    device.major, device.minor);
-        return 77;
-    }
     run({"one chunk", {0, 64}, 64, 1, 1, 1.0f, false, 0, -1});
     run({"one token", {0, 1}, 1, 1, 2, 1.0f, true, 0, -1});
     run({"two chunks", {0, 128}, 128, 1, 2, 1.0f, true, 0, -1});

@@ -38,6 +38,7 @@ struct Case {
     int pad;      // elements between heads and between tokens
     int poisoned; // a sequence that is all NaN, or -1
     bool beta_edges = false;
+    bool keep = true; // forward's states and delta are wanted
 };
 
 // Device memory full of NaN.
@@ -194,6 +195,11 @@ struct Problem {
                 return n == c.poisoned;
         return true;
     }
+    // Whether tile b belongs to no chunk, or to the poisoned sequence.
+    bool no_tile(int64_t b) const {
+        const size_t chunk = b / c.Hv;
+        return chunk >= sequence_of.size() || sequence_of[chunk] == c.poisoned;
+    }
     void fill(Array<bf16> &to, int heads, int64_t row, bool unit) {
         std::vector<bf16> x(c.T * row, __float2bfloat16(NAN));
         for (int64_t t = 0; t < c.T; ++t)
@@ -223,5 +229,52 @@ struct Problem {
         return {x.data(), row, D + c.pad, c.pad % 8 == 0};
     }
 };
+
+struct Tiles {
+    Array<float> gates, bounds;
+    Array<bf16> inverse, scores;
+    explicit Tiles(const Problem &p)
+        : gates(p.tiles * GATE_ROWS * C), bounds(p.tiles), inverse(p.tiles * C * C),
+          scores(p.tiles * C * C) {}
+    void give(Arguments &a) const {
+        a.gates = gates.data();
+        a.bounds = bounds.data();
+        a.inverse = inverse.data();
+        a.scores = scores.data();
+    }
+};
+
+// Rows that belong to no sequence, and gaps between rows, must be as they were.
+void check_untouched(const Problem &p, const char *name, const char *what, const Array<bf16> &x,
+                     int64_t row, int heads) {
+    const std::vector<bf16> values = x.get();
+    for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
+        const int64_t token = i / row, column = i % row % (D + p.c.pad);
+        uint16_t bits;
+        std::memcpy(&bits, &values[i], 2);
+        const bool inside = i % row < heads * (D + p.c.pad) && column < D && token < p.c.cu[p.N];
+        if (!inside && bits != 0xffff) {
+            std::fprintf(stderr, "%s: %s was written outside of the sequences, at %lld\n", name,
+                         what, static_cast<long long>(i));
+            ++failures;
+            return;
+        }
+    }
+}
+
+// Whether there is a device that the Hopper stages run on; says so if not.
+bool on_hopper() {
+    int devices = 0;
+    cudaDeviceProp device = {};
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+        std::printf("skipped: no CUDA device\n");
+        return false;
+    }
+    CUDA(cudaGetDeviceProperties(&device, 0));
+    if (device.major != 9)
+        std::printf("skipped: compute capability is %d.%d, these kernels are for 9.0\n",
+                    device.major, device.minor);
+    return device.major == 9;
+}
 
 } // namespace
