@@ -104,6 +104,8 @@ __device__ __forceinline__ void chains_load(const ChainsParameters &p, const Cha
         const uint32_t to = shared + stage * Layout::STAGE;
         mbarrier_wait(shared + Layout::EMPTY + 8 * stage, phase);
         if (leader) {
+            if (rows == 64)
+                mbarrier_arrive(full, 31); // for the other lanes
             mbarrier_arrive_expect_tx(barrier, Layout::STAGE + Shape::GATES);
             cp_async_bulk_tensor_load(to + Layout::K, p.k, token, 0, item.k_head, barrier);
             cp_async_bulk_load(shared + Layout::GATES + stage * Shape::GATES,
@@ -129,9 +131,7 @@ __device__ __forceinline__ void chains_load(const ChainsParameters &p, const Cha
                 zero_rows(to + Layout::Q + Shape::SQUARE, rows);
             }
             fence_proxy_async();
-            __syncwarp();
-            if (leader)
-                mbarrier_arrive(full);
+            mbarrier_arrive(full);
         }
         __syncwarp();
         if (++stage == Layout::STAGES) {
@@ -465,7 +465,7 @@ __device__ __forceinline__ void chains_run(const ChainsParameters &p, int index)
     const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(memory));
     if (threadIdx.x == 0) {
         for (int i = 0; i < Layout::STAGES; ++i) {
-            mbarrier_init(shared + Layout::FULL + 8 * i, 1);
+            mbarrier_init(shared + Layout::FULL + 8 * i, 32); // the loading warp's lanes
             mbarrier_init(shared + Layout::EMPTY + 8 * i, 4 * WARPGROUPS);
         }
         for (int i = 0; i < 2 * WARPGROUPS; ++i) {
