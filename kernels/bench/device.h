@@ -62,15 +62,19 @@ int gdni_bench_timer_create(gdni_bench_timer **timer, int most_repeats, size_t f
 void gdni_bench_timer_destroy(gdni_bench_timer *timer);
 gdn_stream gdni_bench_timer_stream(const gdni_bench_timer *timer);
 
-/* Everything that is enqueued on the timer's stream between the two becomes one graph. */
+/* Everything that is enqueued on the timer's stream between the two becomes graph `graph`. */
+enum {
+    GDNI_BENCH_GRAPHS = 2
+};
 int gdni_bench_capture_begin(gdni_bench_timer *timer);
-int gdni_bench_capture_end(gdni_bench_timer *timer);
+int gdni_bench_capture_end(gdni_bench_timer *timer, int graph);
 
-/* Enqueues replays of the graph: some untimed ones, then `repeats` timed ones. warm: back to back;
+/* Enqueues replays of a graph: some untimed ones, then `repeats` timed ones. warm: back to back;
  * cold: before each, other memory is written, flush_bytes of it. */
-int gdni_bench_enqueue(gdni_bench_timer *timer, int untimed, int repeats, int cold);
-/* Waits for them; ms [repeats]. */
-int gdni_bench_wait(gdni_bench_timer *timer, float *ms);
+int gdni_bench_enqueue(gdni_bench_timer *timer, int graph, int untimed, int repeats, int cold);
+/* Waits for all replays. ms: of the graph's timed ones since the last wait for it, at most
+ * most_repeats, in order. */
+int gdni_bench_wait(gdni_bench_timer *timer, int graph, float *ms);
 
 /* ---- Results ---- */
 

@@ -1,4 +1,4 @@
-// Times of `gdn bench`: one CUDA graph, replayed between events.
+// Times of `gdn bench`: CUDA graphs, replayed between events.
 #include "device.h"
 
 #include <new>
@@ -7,9 +7,9 @@
 
 struct gdni_bench_timer {
     cudaStream_t stream;
-    cudaGraphExec_t graph;
-    cudaEvent_t *start, *stop;
-    int most, repeats;
+    cudaGraphExec_t graphs[GDNI_BENCH_GRAPHS];
+    cudaEvent_t *events; // [graph][most][2]: before and behind a replay
+    int most, repeats[GDNI_BENCH_GRAPHS];
     void *flush;
     size_t flush_bytes;
 };
@@ -25,27 +25,28 @@ int gdni_bench_timer_create(gdni_bench_timer **out, int most_repeats, size_t flu
     gdni_bench_timer *t = *out = new (std::nothrow) gdni_bench_timer();
     if (!t)
         return cudaErrorMemoryAllocation;
-    t->start = new (std::nothrow) cudaEvent_t[2 * static_cast<size_t>(most_repeats)]();
-    if (!t->start)
+    const int events = 2 * GDNI_BENCH_GRAPHS * most_repeats;
+    t->events = new (std::nothrow) cudaEvent_t[events]();
+    if (!t->events)
         return cudaErrorMemoryAllocation;
-    t->stop = t->start + most_repeats;
     t->most = most_repeats;
     t->flush_bytes = flush_bytes;
     BENCH_TRY(cudaStreamCreateWithFlags(&t->stream, cudaStreamNonBlocking));
-    for (int i = 0; i < 2 * most_repeats; ++i)
-        BENCH_TRY(cudaEventCreate(&t->start[i]));
+    for (int i = 0; i < events; ++i)
+        BENCH_TRY(cudaEventCreate(&t->events[i]));
     return cudaMalloc(&t->flush, flush_bytes);
 }
 
 void gdni_bench_timer_destroy(gdni_bench_timer *t) {
     if (!t)
         return;
-    for (int i = 0; t->start && i < 2 * t->most; ++i)
-        if (t->start[i])
-            cudaEventDestroy(t->start[i]);
-    delete[] t->start;
-    if (t->graph)
-        cudaGraphExecDestroy(t->graph);
+    for (int i = 0; t->events && i < 2 * GDNI_BENCH_GRAPHS * t->most; ++i)
+        if (t->events[i])
+            cudaEventDestroy(t->events[i]);
+    delete[] t->events;
+    for (cudaGraphExec_t graph : t->graphs)
+        if (graph)
+            cudaGraphExecDestroy(graph);
     if (t->stream)
         cudaStreamDestroy(t->stream);
     cudaFree(t->flush);
@@ -60,36 +61,44 @@ int gdni_bench_capture_begin(gdni_bench_timer *t) {
     return cudaStreamBeginCapture(t->stream, cudaStreamCaptureModeThreadLocal);
 }
 
-int gdni_bench_capture_end(gdni_bench_timer *t) {
-    cudaGraph_t graph;
-    BENCH_TRY(cudaStreamEndCapture(t->stream, &graph));
-    if (t->graph)
-        cudaGraphExecDestroy(t->graph);
-    t->graph = nullptr;
-    const cudaError_t error = cudaGraphInstantiate(&t->graph, graph, 0);
-    cudaGraphDestroy(graph);
+int gdni_bench_capture_end(gdni_bench_timer *t, int graph) {
+    cudaGraphExec_t &to = t->graphs[graph];
+    cudaGraph_t captured;
+    BENCH_TRY(cudaStreamEndCapture(t->stream, &captured));
+    if (to)
+        cudaGraphExecDestroy(to);
+    to = nullptr;
+    const cudaError_t error = cudaGraphInstantiate(&to, captured, 0);
+    cudaGraphDestroy(captured);
     return error;
 }
 
-int gdni_bench_enqueue(gdni_bench_timer *t, int untimed, int repeats, int cold) {
-    if (repeats > t->most)
+int gdni_bench_enqueue(gdni_bench_timer *t, int graph, int untimed, int repeats, int cold) {
+    int &done = t->repeats[graph];
+    if (repeats > t->most - done)
         return cudaErrorInvalidValue;
-    t->repeats = repeats;
     for (int i = -untimed; i < repeats; ++i) {
+        cudaEvent_t *const events = t->events + 2 * (graph * t->most + done);
         if (cold)
             BENCH_TRY(cudaMemsetAsync(t->flush, 0, t->flush_bytes, t->stream));
         if (i >= 0)
-            BENCH_TRY(cudaEventRecord(t->start[i], t->stream));
-        BENCH_TRY(cudaGraphLaunch(t->graph, t->stream));
-        if (i >= 0)
-            BENCH_TRY(cudaEventRecord(t->stop[i], t->stream));
+            BENCH_TRY(cudaEventRecord(events[0], t->stream));
+        BENCH_TRY(cudaGraphLaunch(t->graphs[graph], t->stream));
+        if (i >= 0) {
+            BENCH_TRY(cudaEventRecord(events[1], t->stream));
+            ++done;
+        }
     }
     return cudaSuccess;
 }
 
-int gdni_bench_wait(gdni_bench_timer *t, float *ms) {
+int gdni_bench_wait(gdni_bench_timer *t, int graph, float *ms) {
     BENCH_TRY(cudaStreamSynchronize(t->stream));
-    for (int i = 0; i < t->repeats; ++i)
-        BENCH_TRY(cudaEventElapsedTime(&ms[i], t->start[i], t->stop[i]));
+    const int count = t->repeats[graph];
+    t->repeats[graph] = 0;
+    for (int i = 0; i < count; ++i) {
+        const cudaEvent_t *const events = t->events + 2 * (graph * t->most + i);
+        BENCH_TRY(cudaEventElapsedTime(&ms[i], events[0], events[1]));
+    }
     return cudaSuccess;
 }

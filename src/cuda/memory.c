@@ -1,5 +1,6 @@
 #include "memory.h"
 #include "device.h"
+#include "plan/model.h"
 
 /* What a CUDA call came to; the format names what was tried. */
 #define STATUS(error, failure, format, ...)                                                        \
@@ -22,6 +23,16 @@ gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *p
                              gdni_portable_item_count(&device, &checked, tensors, backward),
                              sizeof(items)));
     *segments = items / checked.Hv;
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_device_plans(const gdn_context *context, const gdn_problem *problem, int packed,
+                             int *plans) {
+    const gdni_plan_device device = {context->multiprocessors, context->capability,
+                                     context->shared_memory};
+    gdn_problem checked;
+    GDN_TRY(gdni_problem_check("gdni_device_plans", problem, &checked));
+    *plans = gdni_plan_max_borders(&device, &checked, packed) > 0;
     return GDN_STATUS_OK;
 }
 

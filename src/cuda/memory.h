@@ -64,5 +64,9 @@ static inline gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream
 GDN_API gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *problem,
                                         const gdn_tensors *tensors, int backward,
                                         int64_t *segments);
+/* In builds with CUDA: whether calls with this problem make a plan, which may cut sequences;
+ * packed: cu_seqlens are given. Where not, segments = 1 changes nothing. */
+GDN_API gdn_status gdni_device_plans(const gdn_context *context, const gdn_problem *problem,
+                                     int packed, int *plans);
 
 #endif /* GDNI_CUDA_MEMORY_H */

@@ -7,18 +7,25 @@
 
 enum {
     UNTIMED = 10,
+    UNTIMED_LATER = 2, /* in later turns */
+    TURNS = 5,
     LEAST_REPEATS = 20,
     MOST_REPEATS = 100 /* as the published table's */
 };
 static const double TIME_OF_REPEATS = 50.0; /* ms: fewer repeats of what takes long */
 
+/* The timer's graphs. */
+enum {
+    AS_MEANT,
+    UNCUT
+};
+
 /* ---- What depends on the library's kernels and plan of work ---- */
 
-/* Makes the problem one whose sequences are never cut. 0: it is one already. */
-static int never_cut(gdn_problem *p) {
-    const int cut = p->segments != 1;
-    p->segments = 1;
-    return cut;
+/* The problem with sequences that are never cut. */
+static gdn_problem never_cut(gdn_problem p) {
+    p.segments = 1;
+    return p;
 }
 
 static const char *backend_of(const gdn_context *context, const bench_call *c) {
@@ -45,10 +52,10 @@ static gdn_status enqueue(const bench_device *d, const gdn_context *context, con
 }
 
 static gdn_status capture(const bench_device *d, const bench_call *c, const gdn_problem *p,
-                          int backward) {
+                          int backward, int graph) {
     DEVICE_TRY(gdni_bench_capture_begin(d->timer));
     const gdn_status status = enqueue(d, d->context, c, p, backward);
-    const int error = gdni_bench_capture_end(d->timer);
+    const int error = gdni_bench_capture_end(d->timer, graph);
     GDN_TRY(status);
     DEVICE_TRY(error);
     return GDN_STATUS_OK;
@@ -63,51 +70,73 @@ static gdn_status poison_outputs(const bench_device *d, const bench_call *c, int
     return GDN_STATUS_OK;
 }
 
-/* Warm, uncut where that is something else, then warm and cold again as it is meant to be: the
- * outputs are those of the last. */
+/* How often to time what takes `ms`. */
+static int64_t repeats_of(const bench_options *o, double ms) {
+    if (o->repeats)
+        return o->repeats;
+    const int64_t repeats = (int64_t)(TIME_OF_REPEATS / ms);
+    return repeats < LEAST_REPEATS  ? LEAST_REPEATS
+           : repeats > MOST_REPEATS ? MOST_REPEATS
+                                    : repeats;
+}
+
+/* Warm times of the first `graphs` graphs in turns, so that all find the device at the same clock;
+ * each one's times into ms [graph][most_repeats]. */
+static gdn_status take_turns(const bench_device *d, int graphs, const int64_t *repeats, float *ms,
+                             bench_result *r) {
+    for (int64_t turn = 0; turn < TURNS; ++turn)
+        for (int graph = graphs - 1; graph >= 0; --graph) {
+            const int64_t n = repeats[graph];
+            const int64_t count = n * (turn + 1) / TURNS - n * turn / TURNS;
+            const int untimed = turn ? UNTIMED_LATER : UNTIMED;
+            DEVICE_TRY(gdni_bench_enqueue(d->timer, graph, untimed, (int)count, 0));
+        }
+    r->clock = bench_clock_now(); /* while the replays run */
+    for (int graph = 0; graph < graphs; ++graph)
+        DEVICE_TRY(gdni_bench_wait(d->timer, graph, ms + graph * d->most_repeats));
+    return GDN_STATUS_OK;
+}
+
+/* Cold, then warm and uncut in turns; once for both where the two are the same. */
+static gdn_status time_graphs(const bench_device *d, int graphs, float *ms, bench_result *r) {
+    float *const times[GDNI_BENCH_GRAPHS] = {ms, ms + d->most_repeats};
+    int64_t repeats[GDNI_BENCH_GRAPHS];
+    for (int graph = 0; graph < graphs; ++graph) {
+        DEVICE_TRY(gdni_bench_enqueue(d->timer, graph, 1, 3, 0));
+        DEVICE_TRY(gdni_bench_wait(d->timer, graph, ms));
+        repeats[graph] = repeats_of(d->options, median(ms, 3));
+    }
+    DEVICE_TRY(gdni_bench_enqueue(d->timer, AS_MEANT, 1, LEAST_REPEATS, 1));
+    DEVICE_TRY(gdni_bench_wait(d->timer, AS_MEANT, ms));
+    r->cold_ms = median(ms, LEAST_REPEATS);
+    GDN_TRY(take_turns(d, graphs, repeats, ms, r));
+    r->ms = median(times[AS_MEANT], repeats[AS_MEANT]);
+    r->min_ms = times[AS_MEANT][0];
+    r->max_ms = times[AS_MEANT][repeats[AS_MEANT] - 1];
+    r->uncut_ms = graphs > UNCUT ? median(times[UNCUT], repeats[UNCUT]) : r->ms;
+    return GDN_STATUS_OK;
+}
+
+/* All times of a row. The outputs that it leaves are those of a last replay as it is meant to be.
+ */
 static gdn_status take_times(const bench_device *d, const bench_call *c, const bench_row *row,
                              bench_result *r) {
-    gdn_problem uncut = c->p;
-    int64_t repeats = d->options->repeats ? d->options->repeats : LEAST_REPEATS;
-    float *ms = malloc(sizeof(*ms) * (size_t)d->most_repeats);
-    gdn_status status = GDN_STATUS_OK;
-    int error = 0;
+    int plans;
+    GDN_TRY(gdni_device_plans(d->context, &c->p, c->t.cu_seqlens != NULL, &plans));
+    GDN_TRY(capture(d, c, &c->p, row->backward, AS_MEANT));
+    if (plans) {
+        const gdn_problem uncut = never_cut(c->p);
+        GDN_TRY(capture(d, c, &uncut, row->backward, UNCUT));
+    }
+    float *ms = malloc(sizeof(*ms) * GDNI_BENCH_GRAPHS * (size_t)d->most_repeats);
     if (!ms)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "bench: out of memory");
-    if (never_cut(&uncut)) {
-        GDN_TRY_GOTO(capture(d, c, &uncut, row->backward), done);
-        if ((error = gdni_bench_enqueue(d->timer, UNTIMED, (int)repeats, 0)) ||
-            (error = gdni_bench_wait(d->timer, ms)))
-            goto done;
-        r->uncut_ms = median(ms, repeats);
-    }
-    GDN_TRY_GOTO(capture(d, c, &c->p, row->backward), done);
-    GDN_TRY_GOTO(poison_outputs(d, c, row->backward), done);
-    if ((error = gdni_bench_enqueue(d->timer, 1, 3, 0)) || (error = gdni_bench_wait(d->timer, ms)))
-        goto done;
-    if (!d->options->repeats) {
-        repeats = (int64_t)(TIME_OF_REPEATS / median(ms, 3));
-        repeats = repeats < LEAST_REPEATS  ? LEAST_REPEATS
-                  : repeats > MOST_REPEATS ? MOST_REPEATS
-                                           : repeats;
-    }
-    if ((error = gdni_bench_enqueue(d->timer, 1, LEAST_REPEATS, 1)) ||
-        (error = gdni_bench_wait(d->timer, ms)))
-        goto done;
-    r->cold_ms = median(ms, LEAST_REPEATS);
-    if ((error = gdni_bench_enqueue(d->timer, UNTIMED, (int)repeats, 0)))
-        goto done;
-    r->clock = bench_clock_now(); /* while the replays run */
-    if ((error = gdni_bench_wait(d->timer, ms)))
-        goto done;
-    r->ms = median(ms, repeats);
-    r->min_ms = ms[0];
-    r->max_ms = ms[repeats - 1];
-done:
+    const gdn_status status = time_graphs(d, plans ? GDNI_BENCH_GRAPHS : 1, ms, r);
     free(ms);
-    if (error)
-        return gdni_fail(GDN_STATUS_CUDA_ERROR, "bench: %s", gdni_bench_error_text(error));
-    return status;
+    GDN_TRY(status);
+    GDN_TRY(poison_outputs(d, c, row->backward));
+    DEVICE_TRY(gdni_bench_enqueue(d->timer, AS_MEANT, 1, 0, 0));
+    return GDN_STATUS_OK;
 }
 
 /* ---- Results ---- */
@@ -122,7 +151,7 @@ static gdn_status check_all_heads(const bench_device *d, const bench_call *c, co
     gdn_status status = GDN_STATUS_OK;
     double error[256];
     exact.p.flags |= GDN_FLAG_EXACT;
-    never_cut(&exact.p);
+    exact.p = never_cut(exact.p);
     for (bench_tensor i = first; i <= last; ++i)
         exact.x[i] = NULL;
     for (bench_tensor i = first; i <= last && status == GDN_STATUS_OK; ++i)

@@ -57,6 +57,7 @@ static void write_head(const bench_output *out, const bench_options *o, const be
     fprintf(out->file,
             "# One CUDA graph a call. libgdn_ms: median of replays back to back; min_ms, max_ms: "
             "their range; libgdn_cold_ms: L2 flushed before each; sm_mhz: during them.\n"
+            "# uncut_ms: in turns with libgdn_ms; the same number where no plan is made.\n"
             "# max_rel_err: worst relative L2 of any head and output against float64, over a head "
             "that decays and one that does not. libgdn_ms is empty where a check failed.\n");
     if (t->comments)
