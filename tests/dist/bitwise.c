@@ -1,4 +1,6 @@
-/* Through dist on one rank the numbers are, bit for bit, those of the plain calls. */
+/* Through dist on one rank the numbers are, bit for bit, those of the plain calls; and what CHECKED
+ * leaves to a device. */
+#include "internal.h"
 #include "problem.h"
 
 static gdn_context *open_context(gdn_dist *dist, gdn_backend backend) {
@@ -36,6 +38,43 @@ static void check(gdn_dist *dist, const part *x, gdn_backend backend, int index)
     gdn_context_destroy(context);
 }
 
+/* CHECKED reads no values where a device's pointers name them: the host's context calls itself one
+ * of cuda once the plan is made, and NaN goes through. */
+static void check_device_values(gdn_dist *dist) {
+    gdn_context *context = open_context(dist, GDN_BACKEND_CPU);
+    gdn_dist_plan *plan = NULL;
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    gdn_shard shard = GDN_SHARD_INIT;
+    batch b = {.problem = GDN_PROBLEM_INIT};
+    void *data[TENSORS];
+    b.problem.T = shard.T = shard.count = 8;
+    b.problem.N = shard.N = 1;
+    b.problem.K = b.problem.V = 16;
+    b.problem.dtype = GDN_DTYPE_FP32;
+    b.problem.flags = GDN_FLAG_CHECKED;
+    for (int i = 0; i < TENSORS; ++i) /* all inputs are NaN */
+        data[i] =
+            need(sizeof(float) * (size_t)(tensor_rows(&b.problem, i) * tensor_row(&b.problem, i)));
+    gdn_tensors t = tensors_of(data);
+    must(dist, gdn_dist_plan_create(&plan, dist, context, &b.problem, &shard));
+    must(dist, gdn_dist_plan_sizes(plan, &sizes));
+    t.saved = need(sizes.saved);
+    t.workspace_size = sizes.forward_workspace + sizes.backward_workspace;
+    t.workspace = need(t.workspace_size);
+    context->backend = GDN_BACKEND_CUDA;
+    CHECK(gdn_dist_forward(plan, &t, NULL) == GDN_STATUS_OK,
+          "forward looked at a device's values: %s", gdn_last_error());
+    CHECK(gdn_dist_backward(plan, &t, NULL) == GDN_STATUS_OK,
+          "backward looked at a device's values: %s", gdn_last_error());
+    context->backend = GDN_BACKEND_CPU;
+    for (int i = 0; i < TENSORS; ++i)
+        free(data[i]);
+    free(t.saved);
+    free(t.workspace);
+    gdn_dist_plan_destroy(plan);
+    gdn_context_destroy(context);
+}
+
 int main(void) {
     static const gdn_dtype dtypes[] = {GDN_DTYPE_FP64, GDN_DTYPE_FP32};
     static const gdn_backend backends[] = {GDN_BACKEND_REFERENCE, GDN_BACKEND_CPU};
@@ -56,5 +95,6 @@ int main(void) {
         }
         batch_free(&b);
     }
+    check_device_values(dist);
     return test_finish(dist);
 }
