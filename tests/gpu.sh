@@ -39,25 +39,36 @@ run_tests() {
 }
 
 test_all() { run_tests "has the label gpu" -L '^gpu$' -LE stress -E '^gpu\.(stress|train|dist)' -j 4; }
-stress() {
-    local chosen=(-L '^gpu-stress$')
-    [ "$(count_tests "${chosen[@]}")" != 0 ] || chosen=(-R '^gpu\.stress')
-    run_tests "has the label gpu-stress or is named gpu.stress*" "${chosen[@]}"
-}
+stress() { run_tests "is named gpu.stress*" -R '^gpu\.stress'; }
 train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
 dist() { run_tests "is named gpu.dist*" -R '^gpu\.dist'; }
 
-# Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times. Races are looked for in
-# portable kernels only: racecheck does not follow writes that one lane publishes for its warp at an mbarrier, which is how
-# the Hopper kernels hand over the rows that they clear in a sequence's last chunk.
+# Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times. All runs side by side, as
+# the device is hardly used; each one's output stays in a file of its own.
 sanitize() {
-    local tool failed=0
+    local tool run words log logs=$results/sanitize running=() failed=0
+    rm -rf "$logs"
+    mkdir -p "$logs"
     for tool in memcheck synccheck initcheck racecheck; do
-        local kernels=()
-        [ "$tool" != racecheck ] || kernels=(portable)
-        echo "-- $tool ${kernels[*]-}"
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_operator" 1 16 "${kernels[@]}" || failed=1
-        compute-sanitizer --tool "$tool" --error-exitcode 1 "$folder/bin/test_gpu_split" 3 10 "${kernels[@]}" || failed=1
+        for run in "operator 1 16" "operator 1 16 portable" "split 3 10" "split 3 10 portable"; do
+            read -ra words <<<"$run"
+            log=$logs/$tool-${run// /-}.txt
+            compute-sanitizer --tool $tool --error-exitcode 1 \
+                "$folder/bin/test_gpu_${words[0]}" "${words[@]:1}" >"$log" 2>&1 &
+            running+=($! "$log")
+        done
+    done
+    set -- "${running[@]}"
+    while [ $# -gt 0 ]; do
+        log=$2
+        if wait "$1"; then
+            echo "clean   $(basename "$log" .txt): $(tail -1 "$log")"
+        else
+            failed=1
+            echo "FAILED  $(basename "$log" .txt), see $log:"
+            grep -v '^=* *$' "$log" | head -20
+        fi
+        shift 2
     done
     return $failed
 }
@@ -100,6 +111,10 @@ done
 # Open MPI refuses to run as root unless told.
 [ "$(id -u)" != 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
+command -v nvidia-smi >/dev/null || {
+    echo "tests/gpu.sh: nvidia-smi is not there; this is for a machine with a GPU" >&2
+    exit 2
+}
 mkdir -p "$results"
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | tee "$results/summary.txt"
 failed=0
