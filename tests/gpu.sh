@@ -44,13 +44,16 @@ train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
 dist() { run_tests "is named gpu.dist*" -R '^gpu\.dist'; }
 
 # Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times. All runs side by side, as
-# the device is hardly used; each one's output stays in a file of its own.
+# the device is hardly used; each one's output stays in a file of its own. Races are looked for in portable kernels only:
+# racecheck does not follow what one lane's arrival at an mbarrier publishes for its warp, nor what reaches a warp over
+# two barriers, which is how warps of the Hopper kernels hand over sums and a sequence's last chunk.
 sanitize() {
     local tool run words log logs=$results/sanitize running=() failed=0
     rm -rf "$logs"
     mkdir -p "$logs"
     for tool in memcheck synccheck initcheck racecheck; do
         for run in "operator 1 16" "operator 1 16 portable" "split 3 10" "split 3 10 portable"; do
+            [ $tool != racecheck ] || [ "${run%portable}" != "$run" ] || continue
             read -ra words <<<"$run"
             log=$logs/$tool-${run// /-}.txt
             compute-sanitizer --tool $tool --error-exitcode 1 \
