@@ -71,8 +71,23 @@ typedef gdn_status (*gdni_rehearsal)(const char *path);
 /* Runs a rehearsal where HDF5 cannot harm the caller, and returns its status and message. */
 gdn_status gdni_rehearse(const char *path, gdni_rehearsal read);
 
-/* ---- Writing (write.c) -------------------------------------------------------------------------
+/* ---- Writing (output.c, write.c) ---------------------------------------------------------------
  */
+
+/* A file that appears complete or not at all. */
+typedef struct gdni_output {
+    char *target, *temporary, *directory;
+    int fd;
+} gdni_output;
+
+/* Checks that path can be the name of a file to write or replace. */
+gdn_status gdni_output_prepare(gdni_output *output, const char *path);
+/* Opens the temporary beside it. */
+gdn_status gdni_output_begin(gdni_output *output);
+gdn_status gdni_output_write(const gdni_output *output, const void *data, size_t size);
+/* If status is OK: syncs the temporary, renames it to the target, syncs the directory; otherwise
+ * removes it. Returns the first failure. Releases the output in any case, begun or not. */
+gdn_status gdni_output_close(gdni_output *output, gdn_status status);
 
 /* What HDF5 leaves behind when it closes a file that it built in memory. */
 typedef struct gdni_image {
@@ -87,13 +102,13 @@ typedef struct gdni_image {
 typedef struct gdni_writer {
     hid_t id;
     gdni_image *image;
-    char *target, *temporary, *directory;
+    gdni_output output;
+    const char *target; /* of the output */
 } gdni_writer;
 
 /* Begins a file with its format and version attributes. */
 gdn_status gdni_writer_open(gdni_writer *writer, const char *path, const char *format);
-/* If status is OK: writes the temporary, syncs it, renames it to the target, syncs the directory;
- * on a failure removes the temporary. Returns the first failure. Releases the writer in any case.
+/* If status is OK: writes the output. Returns the first failure. Releases the writer in any case.
  */
 gdn_status gdni_writer_close(gdni_writer *writer, gdn_status status);
 /* Removes the files PREFIX*.tmp.PID of `directory` whose process is dead. */

@@ -1,8 +1,41 @@
-/* What layer cases and layer results share: their weights. */
+/* What files that hold layers share: their weights. */
 #ifndef GDNI_IO_LAYER_H
 #define GDNI_IO_LAYER_H
 
 #include "internal.h"
+
+/* ---- Names, shapes, orders (layer_names.c) -----------------------------------------------------
+ */
+
+enum {
+    GDNI_LAYER_TENSORS = 9,
+    GDNI_LAYER_PROJECTIONS = 4 /* the first of them, which Qwen3-Next keeps in two tensors */
+};
+
+/* A weight under its name in Qwen3.5. */
+typedef struct gdni_layer_tensor {
+    const char *name;
+    void **field;
+    gdni_shape shape;
+} gdni_layer_tensor;
+
+/* The weights in the order of gdn_layer_weights. */
+void gdni_layer_list(const gdn_layer *layer, gdn_layer_weights *weights,
+                     gdni_layer_tensor list[GDNI_LAYER_TENSORS]);
+
+/* Qwen3-Next's projections: in_proj_qkvz and in_proj_ba. */
+typedef struct gdni_layer_packed {
+    void *qkvz, *ba;
+} gdni_layer_packed;
+
+gdni_shape gdni_layer_qkvz_shape(const gdn_layer *layer);
+gdni_shape gdni_layer_ba_shape(const gdn_layer *layer);
+/* Copies the projections from one naming's order of rows to the other's; element: bytes of one. */
+void gdni_layer_interleave(const gdn_layer *layer, const gdn_layer_weights *weights,
+                           const gdni_layer_packed *packed, size_t element, int to_plain);
+
+/* ---- In HDF5 files (layer_weights.c) -----------------------------------------------------------
+ */
 
 /* Attributes Hk and K into a layer of defaults. */
 gdn_status gdni_layer_read_about(const gdni_file *file, gdn_layer *layer);

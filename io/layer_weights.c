@@ -1,10 +1,4 @@
-/*
- * Weights of a layer under Hugging Face's names. Qwen3-Next keeps two of its projections
- * interleaved per k-head, with r = Hv / Hk v-heads each:
- *
- *     in_proj_qkvz   Hk groups of  K rows of q, K of k, r V of v, r V of z
- *     in_proj_ba     Hk groups of  r rows of b, r of a
- */
+/* Weights of a layer in HDF5 files, under either naming. */
 #include "layer.h"
 
 #include <inttypes.h>
@@ -13,67 +7,8 @@
 #include <string.h>
 
 enum {
-    WEIGHTS = 9,
-    PROJECTIONS = 4, /* the first of them, which Qwen3-Next keeps in two tensors */
     NAME_SIZE = 48
 };
-
-typedef struct weight {
-    const char *name;
-    void **field;
-    gdni_shape shape;
-} weight;
-
-static void list_weights(const gdn_layer *l, gdn_layer_weights *w, weight list[WEIGHTS]) {
-    const int64_t C = 2 * (int64_t)l->Hk * l->K + (int64_t)l->Hv * l->V;
-    const int64_t HV = (int64_t)l->Hv * l->V;
-    const weight all[WEIGHTS] = {
-        {"in_proj_qkv.weight", &w->in_proj_qkv, {"[2 Hk K + Hv V, D]", 2, {C, l->D}}},
-        {"in_proj_z.weight", &w->in_proj_z, {"[Hv V, D]", 2, {HV, l->D}}},
-        {"in_proj_b.weight", &w->in_proj_b, {"[Hv, D]", 2, {l->Hv, l->D}}},
-        {"in_proj_a.weight", &w->in_proj_a, {"[Hv, D]", 2, {l->Hv, l->D}}},
-        {"conv1d.weight", &w->conv1d, {"[2 Hk K + Hv V, 1, W]", 3, {C, 1, l->conv_width}}},
-        {"A_log", &w->A_log, {"[Hv]", 1, {l->Hv}}},
-        {"dt_bias", &w->dt_bias, {"[Hv]", 1, {l->Hv}}},
-        {"norm.weight", &w->norm, {"[V]", 1, {l->V}}},
-        {"out_proj.weight", &w->out_proj, {"[D, Hv V]", 2, {l->D, HV}}},
-    };
-    memcpy(list, all, sizeof(all));
-}
-
-static gdni_shape qkvz_shape(const gdn_layer *l) {
-    const gdni_shape shape = {
-        "[2 Hk K + 2 Hv V, D]", 2, {2 * ((int64_t)l->Hk * l->K + (int64_t)l->Hv * l->V), l->D}};
-    return shape;
-}
-
-static gdni_shape ba_shape(const gdn_layer *l) {
-    const gdni_shape shape = {"[2 Hv, D]", 2, {2 * (int64_t)l->Hv, l->D}};
-    return shape;
-}
-
-/* Copies `rows` rows a k-head between a plain matrix and an interleaved one, where each k-head has
- * `group` rows and these begin at `offset`. */
-static void copy_rows(const gdn_layer *l, double *plain, double *interleaved, int64_t rows,
-                      int64_t group, int64_t offset, int to_plain) {
-    const size_t bytes = (size_t)(rows * l->D) * sizeof(double);
-    for (int64_t h = 0; h < l->Hk; ++h) {
-        double *a = plain + h * rows * l->D, *b = interleaved + (h * group + offset) * l->D;
-        memcpy(to_plain ? a : b, to_plain ? b : a, bytes);
-    }
-}
-
-static void convert(const gdn_layer *l, const gdn_layer_weights *w, double *qkvz, double *ba,
-                    int to_plain) {
-    const int64_t K = l->K, r = l->Hv / l->Hk, group = 2 * (K + r * l->V);
-    double *q = w->in_proj_qkv, *k = q + l->Hk * K * l->D, *v = k + l->Hk * K * l->D;
-    copy_rows(l, q, qkvz, K, group, 0, to_plain);
-    copy_rows(l, k, qkvz, K, group, K, to_plain);
-    copy_rows(l, v, qkvz, r * l->V, group, 2 * K, to_plain);
-    copy_rows(l, w->in_proj_z, qkvz, r * l->V, group, 2 * K + r * l->V, to_plain);
-    copy_rows(l, w->in_proj_b, ba, r, 2 * r, 0, to_plain);
-    copy_rows(l, w->in_proj_a, ba, r, 2 * r, r, to_plain);
-}
 
 /* --- Reading --- */
 
@@ -119,16 +54,16 @@ static gdn_status conv_shape(const gdni_file *file, const char *prefix, const gd
 static gdn_status read_interleaved(const gdni_file *file, const char *prefix, const gdn_layer *l,
                                    gdn_layer_weights *w) {
     char name[NAME_SIZE];
-    double *qkvz = NULL, *ba = NULL;
-    gdni_shape qkvz_is = qkvz_shape(l), ba_is = ba_shape(l);
-    weight list[WEIGHTS];
+    gdni_layer_packed packed = {NULL, NULL};
+    gdni_shape qkvz_is = gdni_layer_qkvz_shape(l), ba_is = gdni_layer_ba_shape(l);
+    gdni_layer_tensor list[GDNI_LAYER_TENSORS];
     gdn_status status;
     snprintf(name, sizeof(name), "%sin_proj_qkvz.weight", prefix);
-    GDN_TRY_GOTO(gdni_tensor_read_real(file, name, &qkvz_is, &qkvz), cleanup);
+    GDN_TRY_GOTO(gdni_tensor_read_real(file, name, &qkvz_is, (double **)&packed.qkvz), cleanup);
     snprintf(name, sizeof(name), "%sin_proj_ba.weight", prefix);
-    GDN_TRY_GOTO(gdni_tensor_read_real(file, name, &ba_is, &ba), cleanup);
-    list_weights(l, w, list);
-    for (int i = 0; i < PROJECTIONS; ++i) {
+    GDN_TRY_GOTO(gdni_tensor_read_real(file, name, &ba_is, (double **)&packed.ba), cleanup);
+    gdni_layer_list(l, w, list);
+    for (int i = 0; i < GDNI_LAYER_PROJECTIONS; ++i) {
         const int64_t count = gdni_shape_count(&list[i].shape);
         *list[i].field = malloc((size_t)(count ? count : 1) * sizeof(double));
         if (!*list[i].field) {
@@ -136,10 +71,10 @@ static gdn_status read_interleaved(const gdni_file *file, const char *prefix, co
             goto cleanup;
         }
     }
-    convert(l, w, qkvz, ba, 1);
+    gdni_layer_interleave(l, w, &packed, sizeof(double), 1);
 cleanup:
-    free(qkvz);
-    free(ba);
+    free(packed.qkvz);
+    free(packed.ba);
     return status;
 }
 
@@ -148,7 +83,7 @@ gdn_status gdni_layer_read_weights(const gdni_file *file, const char *prefix, gd
     const gdni_shape heads = {"[Hv]", 1, {-1}}, norm = {"[V]", 1, {-1}};
     gdni_shape conv;
     char name[NAME_SIZE];
-    weight list[WEIGHTS];
+    gdni_layer_tensor list[GDNI_LAYER_TENSORS];
     int interleaved;
     GDN_TRY(read_dim(file, prefix, "A_log", heads, 0, &l->Hv));
     GDN_TRY(read_dim(file, prefix, "norm.weight", norm, 0, &l->V));
@@ -164,9 +99,9 @@ gdn_status gdni_layer_read_weights(const gdni_file *file, const char *prefix, gd
     *naming = interleaved ? GDN_IO_QWEN3_NEXT : GDN_IO_QWEN3_5;
     if (interleaved)
         GDN_TRY(read_interleaved(file, prefix, l, w));
-    list_weights(l, w, list);
-    list[PROJECTIONS].shape = conv;
-    for (int i = interleaved ? PROJECTIONS : 0; i < WEIGHTS; ++i) {
+    gdni_layer_list(l, w, list);
+    list[GDNI_LAYER_PROJECTIONS].shape = conv;
+    for (int i = interleaved ? GDNI_LAYER_PROJECTIONS : 0; i < GDNI_LAYER_TENSORS; ++i) {
         snprintf(name, sizeof(name), "%s%s", prefix, list[i].name);
         GDN_TRY(gdni_tensor_read_real(file, name, &list[i].shape, (double **)list[i].field));
     }
@@ -175,9 +110,9 @@ gdn_status gdni_layer_read_weights(const gdni_file *file, const char *prefix, gd
 
 void gdni_layer_free_weights(gdn_layer_weights *w) {
     const gdn_layer none = GDN_LAYER_INIT;
-    weight list[WEIGHTS];
-    list_weights(&none, w, list);
-    for (int i = 0; i < WEIGHTS; ++i) {
+    gdni_layer_tensor list[GDNI_LAYER_TENSORS];
+    gdni_layer_list(&none, w, list);
+    for (int i = 0; i < GDNI_LAYER_TENSORS; ++i) {
         free(*list[i].field);
         *list[i].field = NULL;
     }
@@ -205,9 +140,9 @@ gdn_status gdni_layer_check(const char *path, const gdn_layer *l) {
 gdn_status gdni_layer_check_weights(gdn_status bad, const char *path, const char *prefix,
                                     const gdn_layer *l, const gdn_layer_weights *weights) {
     gdn_layer_weights w = *weights;
-    weight list[WEIGHTS];
-    list_weights(l, &w, list);
-    for (int i = 0; i < WEIGHTS; ++i) {
+    gdni_layer_tensor list[GDNI_LAYER_TENSORS];
+    gdni_layer_list(l, &w, list);
+    for (int i = 0; i < GDNI_LAYER_TENSORS; ++i) {
         char name[NAME_SIZE];
         snprintf(name, sizeof(name), "%s%s", prefix, list[i].name);
         if (!*list[i].field)
@@ -220,10 +155,10 @@ gdn_status gdni_layer_check_weights(gdn_status bad, const char *path, const char
 
 int gdni_layer_weights_fit_float(const gdn_layer *l, const gdn_layer_weights *weights) {
     gdn_layer_weights w = *weights;
-    weight list[WEIGHTS];
+    gdni_layer_tensor list[GDNI_LAYER_TENSORS];
     int fits = 1;
-    list_weights(l, &w, list);
-    for (int i = 0; fits && i < WEIGHTS; ++i)
+    gdni_layer_list(l, &w, list);
+    for (int i = 0; fits && i < GDNI_LAYER_TENSORS; ++i)
         fits = gdni_fits_float(*list[i].field, gdni_shape_count(&list[i].shape));
     return fits;
 }
@@ -231,24 +166,26 @@ int gdni_layer_weights_fit_float(const gdn_layer *l, const gdn_layer_weights *we
 static gdn_status write_interleaved(const gdni_writer *writer, const char *prefix,
                                     const gdn_layer *l, const gdn_layer_weights *w,
                                     hid_t file_type) {
-    const gdni_shape shapes[2] = {qkvz_shape(l), ba_shape(l)};
-    double *qkvz = malloc((size_t)gdni_shape_count(&shapes[0]) * sizeof(double));
-    double *ba = malloc((size_t)gdni_shape_count(&shapes[1]) * sizeof(double));
+    const gdni_shape shapes[2] = {gdni_layer_qkvz_shape(l), gdni_layer_ba_shape(l)};
+    const gdni_layer_packed packed = {
+        malloc((size_t)gdni_shape_count(&shapes[0]) * sizeof(double)),
+        malloc((size_t)gdni_shape_count(&shapes[1]) * sizeof(double))};
     char name[NAME_SIZE];
     gdn_status status;
-    if (!qkvz || !ba) {
+    if (!packed.qkvz || !packed.ba) {
         status = gdni_io_fail(GDN_STATUS_OUT_OF_MEMORY, writer->target, "no memory for weights");
         goto cleanup;
     }
-    convert(l, w, qkvz, ba, 0);
+    gdni_layer_interleave(l, w, &packed, sizeof(double), 0);
     snprintf(name, sizeof(name), "%sin_proj_qkvz.weight", prefix);
-    GDN_TRY_GOTO(gdni_tensor_write(writer, name, &shapes[0], file_type, H5T_NATIVE_DOUBLE, qkvz),
-                 cleanup);
+    GDN_TRY_GOTO(
+        gdni_tensor_write(writer, name, &shapes[0], file_type, H5T_NATIVE_DOUBLE, packed.qkvz),
+        cleanup);
     snprintf(name, sizeof(name), "%sin_proj_ba.weight", prefix);
-    status = gdni_tensor_write(writer, name, &shapes[1], file_type, H5T_NATIVE_DOUBLE, ba);
+    status = gdni_tensor_write(writer, name, &shapes[1], file_type, H5T_NATIVE_DOUBLE, packed.ba);
 cleanup:
-    free(qkvz);
-    free(ba);
+    free(packed.qkvz);
+    free(packed.ba);
     return status;
 }
 
@@ -256,12 +193,12 @@ gdn_status gdni_layer_write_weights(const gdni_writer *writer, const char *prefi
                                     const gdn_layer *l, gdn_io_layer_naming naming,
                                     const gdn_layer_weights *weights, hid_t file_type) {
     gdn_layer_weights w = *weights;
-    weight list[WEIGHTS];
+    gdni_layer_tensor list[GDNI_LAYER_TENSORS];
     const int interleaved = naming == GDN_IO_QWEN3_NEXT;
-    list_weights(l, &w, list);
+    gdni_layer_list(l, &w, list);
     if (interleaved)
         GDN_TRY(write_interleaved(writer, prefix, l, &w, file_type));
-    for (int i = interleaved ? PROJECTIONS : 0; i < WEIGHTS; ++i) {
+    for (int i = interleaved ? GDNI_LAYER_PROJECTIONS : 0; i < GDNI_LAYER_TENSORS; ++i) {
         char name[NAME_SIZE];
         snprintf(name, sizeof(name), "%s%s", prefix, list[i].name);
         GDN_TRY(gdni_tensor_write(writer, name, &list[i].shape, file_type, H5T_NATIVE_DOUBLE,
