@@ -96,6 +96,20 @@ cleanup:
     return gdni_writer_close(&writer, status);
 }
 
+gdn_status gdn_io_checkpoint_write_file(const char *path, int64_t step, const gdn_io_entry *entries,
+                                        size_t count) {
+    gdni_quiet quiet;
+    gdni_clear_error();
+    GDNI_REQUIRE(path && (entries || !count),
+                 "gdn_io_checkpoint_write_file: path or entries is NULL");
+    GDNI_REQUIRE(step >= 0, "gdn_io_checkpoint_write_file: step is %" PRId64 ", expected 0 or more",
+                 step);
+    gdni_quiet_begin(&quiet);
+    const gdn_status status = gdni_checkpoint_write_file(path, step, entries, count);
+    gdni_quiet_end(&quiet);
+    return status;
+}
+
 static gdn_status open_file(const char *path, gdn_io_checkpoint *c) {
     GDN_TRY(gdni_file_open(&c->file, path));
     c->file.path = c->path;

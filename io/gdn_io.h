@@ -1,10 +1,11 @@
 /*
  * HDF5 files of libgdn: operator and layer cases, results, tokenised datasets, checkpoints and run
- * logs. Formats: README.md beside this file. Host memory; every function may allocate; what a read
- * returns is released by the matching _free or _close. Errors: BAD_FILE (file, dataset, expected,
- * found), INVALID_ARGUMENT, IO_ERROR (no space, no permission), OUT_OF_MEMORY, with one line in
- * gdn_last_error(). Every file appears complete or not at all: written to a temporary name beside
- * it, synced, renamed. Not thread-safe unless HDF5 was built so.
+ * logs; and layers of models in safetensors. Formats: README.md beside this file. Host memory;
+ * every function may allocate; what a read returns is released by the matching _free or _close.
+ * Errors: BAD_FILE (file, dataset, expected, found), INVALID_ARGUMENT, IO_ERROR (no space, no
+ * permission), OUT_OF_MEMORY, with one line in gdn_last_error(). Every file appears complete or not
+ * at all: written to a temporary name beside it, synced, renamed. Not thread-safe unless HDF5 was
+ * built so.
  *
  * Set `size` of a struct before a call that fills it. HDF5 can crash on damaged files, so every
  * reader first reads the file in a child process (fork), and in the caller's only if that went
@@ -211,6 +212,11 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_shape(gdn_io_checkpoint *c
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_read(gdn_io_checkpoint *checkpoint,
                                                            const gdn_io_entry *want, void *data);
 
+/* The same with a name of the caller's choice: that file, and no others touched. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_write_file(const char *path, int64_t step,
+                                                                 const gdn_io_entry *entries,
+                                                                 size_t count);
+
 /* ---- Run logs ----------------------------------------------------------------------------------
  */
 
@@ -228,6 +234,42 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_io_log_write(const char *path, const gdn
 /* *out is allocated whole; release with gdn_io_log_free(). */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_log_read(const char *path, gdn_io_log **out);
 GDN_API void gdn_io_log_free(gdn_io_log *log);
+
+/* ---- Layers of Hugging Face models -------------------------------------------------------------
+ *
+ * In safetensors files, not HDF5: read without a child process, tensor by tensor.
+ */
+
+enum {
+    GDN_IO_LAYER_TENSORS = 9, /* fields of gdn_layer_weights */
+    GDN_IO_PREFIX_SIZE = 128
+};
+
+typedef struct gdn_io_model_layer {
+    size_t size;
+    char prefix[GDN_IO_PREFIX_SIZE]; /* before its tensors' names: "model.layers.3.linear_attn." */
+    gdn_io_layer_naming naming;
+    gdn_layer layer; /* D, Hk, Hv, K, V, conv_width, norm_eps; the rest is as in GDN_LAYER_INIT */
+    gdn_dtype dtype[GDN_IO_LAYER_TENSORS]; /* on file, in the order of gdn_layer_weights */
+    gdn_layer_weights weights;             /* float32 */
+} gdn_io_model_layer;
+
+/*
+ * Reads the GDN layer `number`, whose tensors are called ...layers.NUMBER.linear_attn..., under
+ * either naming. path: a safetensors file of F32, BF16 or F16, the *.index.json of several, or a
+ * folder with model.safetensors.index.json or model.safetensors. key_heads: Hk, which shapes do not
+ * tell; 0 = from the config.json beside it, which must agree with the tensors where it is there.
+ * Values are finite.
+ */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_io_model_layer_read(const char *path, int32_t number,
+                                                            int32_t key_heads,
+                                                            gdn_io_model_layer *out);
+/* Writes one safetensors file of these layers, each under its prefix and naming, rounded to nearest
+ * even. BAD_DATA: a value that is not finite, or that a dtype does not hold. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_io_model_layers_write(const char *path,
+                                                              const gdn_io_model_layer *layers,
+                                                              size_t count);
+GDN_API void gdn_io_model_layer_free(gdn_io_model_layer *layer);
 
 #ifdef __cplusplus
 }

@@ -23,6 +23,17 @@ typedef struct gdni_layer_tensor {
 void gdni_layer_list(const gdn_layer *layer, gdn_layer_weights *weights,
                      gdni_layer_tensor list[GDNI_LAYER_TENSORS]);
 
+/* A tensor of a naming, and the first and last of the weights that it holds, in that order. */
+typedef struct gdni_layer_named {
+    const char *name;
+    gdni_shape shape;
+    int first, last;
+} gdni_layer_named;
+
+/* Returns how many there are; Qwen3-Next's in_proj_qkvz and in_proj_ba come first. */
+int gdni_layer_list_named(const gdn_layer *layer, gdn_io_layer_naming naming,
+                          gdni_layer_named list[GDNI_LAYER_TENSORS]);
+
 /* Qwen3-Next's projections: in_proj_qkvz and in_proj_ba. */
 typedef struct gdni_layer_packed {
     void *qkvz, *ba;

@@ -38,6 +38,22 @@ gdni_shape gdni_layer_ba_shape(const gdn_layer *l) {
     return shape;
 }
 
+int gdni_layer_list_named(const gdn_layer *l, gdn_io_layer_naming naming,
+                          gdni_layer_named list[GDNI_LAYER_TENSORS]) {
+    gdn_layer_weights unused = GDN_LAYER_WEIGHTS_INIT;
+    gdni_layer_tensor plain[GDNI_LAYER_TENSORS];
+    int n = 0, i = 0;
+    gdni_layer_list(l, &unused, plain);
+    if (naming == GDN_IO_QWEN3_NEXT) {
+        list[n++] = (gdni_layer_named){"in_proj_qkvz.weight", gdni_layer_qkvz_shape(l), 0, 1};
+        list[n++] = (gdni_layer_named){"in_proj_ba.weight", gdni_layer_ba_shape(l), 2, 3};
+        i = GDNI_LAYER_PROJECTIONS;
+    }
+    for (; i < GDNI_LAYER_TENSORS; ++i)
+        list[n++] = (gdni_layer_named){plain[i].name, plain[i].shape, i, i};
+    return n;
+}
+
 /* Rows of an interleaved matrix, of `bytes` bytes each, `group` of them a k-head. */
 typedef struct groups {
     char *rows;

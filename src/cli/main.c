@@ -13,6 +13,8 @@ int cli_plan(int argc, char **argv);
 int cli_data(int argc, char **argv);
 int cli_train(int argc, char **argv);
 int cli_plot(int argc, char **argv);
+int cli_import(int argc, char **argv);
+int cli_export(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_info(int argc, char **argv);
 
@@ -24,6 +26,8 @@ static const cli_command commands[] = {
     {"data", "turn a text into a dataset of tokens", cli_data},
     {"train", "train a language model of GDN layers", cli_train},
     {"plot", "draw loss curves or gradient checks as SVG", cli_plot},
+    {"import", "turn layers of a Hugging Face model into a checkpoint", cli_import},
+    {"export", "write the layers of a checkpoint as safetensors", cli_export},
     {"bench", "time the operator, and check what was timed", cli_bench},
     {"info", "what this build contains and this machine has", cli_info},
     {NULL, NULL, NULL},

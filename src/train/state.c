@@ -7,6 +7,7 @@
 
 #include "error.h"
 #include "random.h"
+#include "weights.h"
 
 enum {
     BUFFERS = 3,      /* model, adam_m, adam_v */
@@ -230,6 +231,10 @@ gdn_status gdni_state_start_from(const char *path, const gdni_config *config, gd
     }
     GDN_TRY(gdn_io_checkpoint_open(path, &file));
     GDN_TRY_GOTO(read_config(file, &then), cleanup);
+    if (gdni_weights_imported(then)) {
+        status = gdni_weights_take(file, path, then, config, lm);
+        goto cleanup;
+    }
     GDN_TRY_GOTO(gdni_config_same(config, then, "model", path), cleanup);
     GDN_TRY_GOTO(read_scalar(file, "run/updates", GDN_IO_I64, &state->updates), cleanup);
     GDN_TRY_GOTO(read_scalar(file, "run/tokens", GDN_IO_I64, &state->tokens), cleanup);

@@ -46,7 +46,8 @@ gdn_status gdni_state_resume(const char *path, const gdni_config *config, uint64
 
 /* Starts a new run from a checkpoint (a file, or the newest of a folder): weights, AdamW moments
  * and their count, and the data position, so that it sees new data; not the step, the schedule, the
- * log or the dataset. [model] has to be the same. */
+ * log or the dataset. [model] has to be the same. An imported checkpoint (weights.h) gives weights
+ * of the layers alone; what else the model has stays as it was. */
 gdn_status gdni_state_start_from(const char *path, const gdni_config *config, gdni_state *state,
                                  gdni_lm *lm);
 

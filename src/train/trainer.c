@@ -157,10 +157,10 @@ static gdn_status load_state(trainer *t) {
                      "[train] steps: expected %lld or more as in %s, found %lld",
                      (long long)t->state.step, path, (long long)t->config->steps);
         t->saved_step = t->state.step;
-    } else if (run->init_from) {
-        GDN_TRY(gdni_state_start_from(run->init_from, t->config, &t->state, t->lm));
     } else {
         gdni_lm_initialise(t->lm, t->state.seed);
+        if (run->init_from)
+            GDN_TRY(gdni_state_start_from(run->init_from, t->config, &t->state, t->lm));
     }
     if (writes(t)) {
         GDN_TRY(make_folder(run->out));
