@@ -76,23 +76,29 @@ static gdn_status find_prefix(const source *s, int32_t number) {
     return GDN_STATUS_OK;
 }
 
+/* What follows the layer's prefix in a name; NULL: it has another. */
+static const char *own_name(const source *s, size_t i) {
+    const size_t length = strlen(s->layer->prefix);
+    const char *name = s->model->names[i].name;
+    return strncmp(name, s->layer->prefix, length) ? NULL : name + length;
+}
+
 /* Which naming it is, and that the layer has no tensor beside those, such as a bias. */
 static gdn_status check_names(const source *s) {
     const gdni_model *m = s->model;
-    const size_t length = strlen(s->layer->prefix);
     gdni_layer_named list[GDNI_LAYER_TENSORS];
     s->layer->naming = GDN_IO_QWEN3_5;
-    for (size_t i = 0; i < m->count; ++i)
-        if (!strncmp(m->names[i].name, s->layer->prefix, length) &&
-            !strcmp(m->names[i].name + length, "in_proj_qkvz.weight"))
+    for (size_t i = 0; i < m->count; ++i) {
+        const char *name = own_name(s, i);
+        if (name && (!strcmp(name, "in_proj_qkvz.weight") || !strcmp(name, "in_proj_ba.weight")))
             s->layer->naming = GDN_IO_QWEN3_NEXT;
+    }
     const int n = gdni_layer_list_named(&s->layer->layer, s->layer->naming, list);
     for (size_t i = 0; i < m->count; ++i) {
-        int known = 0;
-        if (strncmp(m->names[i].name, s->layer->prefix, length))
-            continue;
-        for (int k = 0; k < n; ++k)
-            known |= !strcmp(m->names[i].name + length, list[k].name);
+        const char *name = own_name(s, i);
+        int known = !name;
+        for (int k = 0; !known && k < n; ++k)
+            known = !strcmp(name, list[k].name);
         if (!known)
             return gdni_io_fail(GDN_STATUS_BAD_FILE, m->path,
                                 "tensor %s: expected only those of a GDN layer of %s, found this",
