@@ -106,7 +106,7 @@ int cli_import(int argc, char **argv) {
     const gdn_layer *l = &import.layer;
     printf("%s: layers=%d naming=%s width=%d key_heads=%d value_heads=%d key_dim=%d value_dim=%d "
            "conv_width=%d\n",
-           a.out, a.count, import.naming == GDN_IO_QWEN3_NEXT ? "qwen3-next" : "qwen3.5", l->D,
-           l->Hk, l->Hv, l->K, l->V, l->conv_width);
+           a.out, a.count, gdni_weights_namings[import.naming], l->D, l->Hk, l->Hv, l->K, l->V,
+           l->conv_width);
     return CLI_OK;
 }

@@ -165,7 +165,7 @@ static gdn_status read_ranks(gdn_io_checkpoint *file, int64_t ranks[2]) {
     return gdn_io_checkpoint_read(file, &want, ranks);
 }
 
-static gdn_status read_config(gdn_io_checkpoint *file, char **config) {
+gdn_status gdni_state_read_config(gdn_io_checkpoint *file, char **config) {
     int32_t ndim;
     gdn_io_entry want = {.name = "config", .type = GDN_IO_TEXT, .ndim = 1};
     GDN_TRY(gdn_io_checkpoint_shape(file, want.name, want.type, &ndim, want.shape));
@@ -193,7 +193,7 @@ gdn_status gdni_state_resume(const char *path, const gdni_config *config, uint64
     char *then = NULL;
     gdn_status status;
     GDN_TRY(gdn_io_checkpoint_open(path, &file));
-    GDN_TRY_GOTO(read_config(file, &then), cleanup);
+    GDN_TRY_GOTO(gdni_state_read_config(file, &then), cleanup);
     GDN_TRY_GOTO(gdni_config_same(config, then, NULL, path), cleanup);
     gdni_backend_recorded(then, state->backend);
     GDN_TRY_GOTO(read_scalar(file, "run/updates", GDN_IO_I64, &state->updates), cleanup);
@@ -230,7 +230,7 @@ gdn_status gdni_state_start_from(const char *path, const gdni_config *config, gd
         path = newest;
     }
     GDN_TRY(gdn_io_checkpoint_open(path, &file));
-    GDN_TRY_GOTO(read_config(file, &then), cleanup);
+    GDN_TRY_GOTO(gdni_state_read_config(file, &then), cleanup);
     if (gdni_weights_imported(then)) {
         status = gdni_weights_take(file, path, then, config, lm);
         goto cleanup;

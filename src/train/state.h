@@ -40,6 +40,9 @@ gdn_status gdni_state_write(const char *dir, int64_t keep, const gdni_state *sta
 /* 1 if DIR holds a file that is named like a checkpoint. */
 int gdni_state_present(const char *dir);
 
+/* A checkpoint's configuration as text; release with free(). */
+gdn_status gdni_state_read_config(gdn_io_checkpoint *file, char **config);
+
 /* Continues a run: reads everything; refuses another dataset or fixed key. */
 gdn_status gdni_state_resume(const char *path, const gdni_config *config, uint64_t dataset,
                              gdni_state *state, gdni_lm *lm, gdni_progress *log);

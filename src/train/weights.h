@@ -43,4 +43,30 @@ int gdni_weights_imported(const char *config);
 gdn_status gdni_weights_take(gdn_io_checkpoint *file, const char *path, const char *then,
                              const gdni_config *config, const gdni_lm *lm);
 
+/* ---- Shared by import and export ---------------------------------------------------------------
+ */
+
+enum {
+    GDNI_WEIGHTS_NAME_SIZE = 72,                      /* of an entry */
+    GDNI_WEIGHTS_LINE_SIZE = GDN_IO_PREFIX_SIZE + 128 /* of a block in [source] */
+};
+
+/* A weight as a checkpoint's entry, whose name and data are not set, and as a field of weights. */
+typedef struct gdni_weights_tensor {
+    char name[GDNI_WEIGHTS_NAME_SIZE];
+    gdn_io_entry entry;
+    void **field;
+} gdni_weights_tensor;
+
+/* The namings' words in [source] and on the command line. */
+extern const char *const gdni_weights_namings[2];
+
+void gdni_weights_list(int32_t block, const gdn_layer *layer, gdn_layer_weights *weights,
+                       gdni_weights_tensor list[GDN_IO_LAYER_TENSORS]);
+/* Whether it is a key of [model] that an imported checkpoint has. */
+int gdni_weights_is_shape(const gdni_key *key);
+gdn_status gdni_weights_no_memory(const char *path);
+/* Frees the array too; NULL is fine. */
+void gdni_weights_free(gdn_io_model_layer *layers, int32_t count);
+
 #endif /* GDNI_TRAIN_WEIGHTS_H */
