@@ -58,7 +58,7 @@ class Tensors(Structure):
 
 class Sizes(Structure):
     _fields_ = [(name, c_size_t) for name in ("size", "forward_workspace", "backward_workspace", "segment_workspace",
-                                              "saved")]
+                                              "saved", "checked_report")]
 
 
 class Library:
