@@ -43,10 +43,11 @@ static void print_help(void) {
         "  %-20s the same command again. Bitwise as if never stopped, with the\n"
         "  %-20s same number of threads and the same backend\n"
         "  %-20s new run from the weights and AdamW state of a checkpoint, or of\n"
-        "  %-20s a folder's newest, on new data, with a schedule of its own\n"
+        "  %-20s a folder's newest, on new data, with a schedule of its own; or\n"
+        "  %-20s from the layers that gdn import has read\n"
         "  %-20s stop after step N of the schedule, as Ctrl-C would\n"
         "  %-20s under mpirun: a rank silent for so long ends the job [30]\n",
-        "--config RUN.ini", "--resume", "", "", "--init-from PATH", "", "--stop-at N",
+        "--config RUN.ini", "--resume", "", "", "--init-from PATH", "", "", "--stop-at N",
         "--deadline SECONDS");
     gdni_config_defaults(&defaults);
     for (size_t i = 0; i < count; ++i) {
