@@ -195,6 +195,10 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_write(const char *dir, int
                                                             int32_t keep,
                                                             const gdn_io_entry *entries,
                                                             size_t count);
+/* Writes one checkpoint under a name of the caller's choice, and touches no others. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_write_file(const char *path, int64_t step,
+                                                                 const gdn_io_entry *entries,
+                                                                 size_t count);
 /* Path of the newest checkpoint of DIR that opens and whose checksums hold, into path; BAD_FILE if
  * there is none. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_latest(const char *dir, char *path,
@@ -211,11 +215,6 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_shape(gdn_io_checkpoint *c
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_read(gdn_io_checkpoint *checkpoint,
                                                            const gdn_io_entry *want, void *data);
-
-/* The same with a name of the caller's choice: that file, and no others touched. */
-GDN_API GDN_CHECK_RESULT gdn_status gdn_io_checkpoint_write_file(const char *path, int64_t step,
-                                                                 const gdn_io_entry *entries,
-                                                                 size_t count);
 
 /* ---- Run logs ----------------------------------------------------------------------------------
  */

@@ -1,6 +1,7 @@
 /* One GDN layer of a model: found by its number, checked as a whole, then read. */
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,9 +31,10 @@ static long layer_number(const char *name, const char **start) {
         return -1;
     while (digits > name && digits[-1] >= '0' && digits[-1] <= '9')
         --digits;
+    if (digits == end || end - digits > 6 || digits - name < (ptrdiff_t)strlen(word))
+        return -1;
     *start = digits - strlen(word);
-    if (digits == end || end - digits > 6 || *start < name || strncmp(*start, word, strlen(word)) ||
-        (*start > name && (*start)[-1] != '.'))
+    if (strncmp(*start, word, strlen(word)) || (*start > name && (*start)[-1] != '.'))
         return -1;
     return strtol(digits, NULL, 10);
 }

@@ -3,7 +3,7 @@
 
     weights.py GDN FOLDER
 
-The models are made here, by a small writer of the published format (safetensors.py), with the tensor names and layouts
+The models are made here, by a small writer of the published format (safetensors_file.py), with the tensor names and layouts
 of Hugging Face's modules; tests/layer/hf_weights.py has models that transformers itself saves.
 """
 import json
@@ -23,7 +23,7 @@ except ImportError as error:
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "io"))
 import kinds  # noqa: E402
-import safetensors as st  # noqa: E402
+import safetensors_file as st  # noqa: E402
 
 GDN = str(Path(sys.argv[1]).resolve())
 SHAPE = dict(Hk=2, Hv=4, K=8, V=6, D=10, W=4)
@@ -525,6 +525,10 @@ def test_files():
     tensors = {**model("qwen3.5"), **{"other." + n: t for n, t in only_layers(model("qwen3.5")).items()}}
     st.write(path, tensors)
     refuses(command, "expected one, found", "other.model.layers.1")
+    for prefix in ("layers.x.linear_attn.", "mylayers.{}.linear_attn.", "{}.linear_attn.", ".linear_attn."):
+        few = {prefix.format(1) + name: values for name, values in layer("qwen3.5", 1).items()}
+        st.write(path, few)
+        refuses(command, "GDN layers here: none")
     st.write(path, model("qwen3.5", prefix="m" * 120 + ".layers.{}.linear_attn."))
     refuses(command, "127 bytes")
     st.write(path, model("qwen3.5", prefix="model .layers.{}.linear_attn."))

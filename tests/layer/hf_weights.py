@@ -20,7 +20,7 @@ try:
     import h5py
     import numpy as np
     import torch
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 except ImportError as error:
     skip(error)
 try:
@@ -102,6 +102,9 @@ def test(naming, dtype, shards):
     for name, t in saved.items():
         same = name in back and t.dtype == back[name].dtype and t.shape == back[name].shape
         check(same and torch.equal(t.view(torch.uint8), back[name].view(torch.uint8)), f"{label}: {name}")
+    save_file(saved, "library.safetensors", metadata={"format": "pt"})
+    with open("library.safetensors", "rb") as library, open("back.safetensors", "rb") as ours:
+        check(library.read() == ours.read(), f"{label}: another file than the format's own library writes")
     fresh = model_class(config_class(**shape)).to(dtype)
     loaded = fresh.load_state_dict(back, strict=False)
     check(not loaded.unexpected_keys, f"{label}: {loaded.unexpected_keys}")
