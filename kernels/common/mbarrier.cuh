@@ -1,4 +1,4 @@
-// Barriers in shared memory (mbarrier), proxies and named barriers; sm_90.
+// Barriers in shared memory (mbarrier) and proxies; sm_90.
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#parallel-synchronization-and-communication-instructions-mbarrier
 #pragma once
 
@@ -68,11 +68,6 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
 // cores do there after it.
 __device__ __forceinline__ void fence_proxy_async() {
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-}
-
-// bar.sync: a barrier among `threads` threads.
-__device__ __forceinline__ void bar_sync(int id, int threads) {
-    asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
 
 } // namespace gdni

@@ -13,6 +13,12 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// bar.sync: a barrier among `threads` threads, whole warps, each of which may wait at a statement
+// of its own.
+__device__ __forceinline__ void bar_sync(int id, int threads) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
+}
+
 // ldmatrix: four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix
 // l / 8 and gets elements 2 (l % 4), 2 (l % 4) + 1 of row l / 4 of each.
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row) {

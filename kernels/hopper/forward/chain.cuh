@@ -1,6 +1,7 @@
 // What one warpgroup of the forward chain does; kernel.cuh says how it fits together.
 #pragma once
 
+#include "common/ptx.cuh"
 #include "common/wgmma.cuh"
 #include "hopper/forward/copies.cuh"
 

@@ -1,6 +1,7 @@
 // The two warpgroups that compute; see kernel.cuh.
 #pragma once
 
+#include "common/ptx.cuh"
 #include "hopper/gradients/parts.cuh"
 
 namespace gdni {
