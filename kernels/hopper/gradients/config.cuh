@@ -53,11 +53,11 @@ constexpr uint32_t BARRIERS = PAIRS + 128 * 16;
 
 // mbarriers, in units of 8 bytes.
 enum Barrier {
-    K_FULL = 0,      // [2] the copy
+    K_FULL = 0,      // [2] the copy, and the loading warp's lanes
     K_EMPTY = 2,     // [2] 8 consumer warps
-    Q_FULL = 4,      // the copy
+    Q_FULL = 4,      // the copy, lanes as above
     Q_EMPTY = 5,     // 8 consumer warps
-    STAGE_FULL = 6,  // [2] the copy
+    STAGE_FULL = 6,  // [2] the copy, lanes as above
     STAGE_EMPTY = 8, // [2] 8 consumer warps, or the storing warp for all of them
     S_FULL = 10,     // the copy
     S_EMPTY = 11,    // 8 consumer warps
@@ -65,7 +65,7 @@ enum Barrier {
     DS_EMPTY = 13,
     G_FULL = 14,     // 4 warps of queries
     G_EMPTY = 15,    // 4 warps of keys
-    SUMS_FULL = 16,  // [2] 8 consumer warps
+    SUMS_FULL = 16,  // [2] all consumer threads
     SUMS_EMPTY = 18, // [2] the reducing warp
     OUT_FULL = 20,   // 8 consumer warps: dq and dk lie in the group's last stage
     STAGE_TAIL = 21, // copies of a chunk with fewer rows

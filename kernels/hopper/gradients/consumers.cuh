@@ -120,8 +120,8 @@ __device__ __forceinline__ void gradients_queries(const GradientsParameters &p, 
                                 columns.sum[0], columns.sum[1]);
             store_shared_float_if(sums + offsetof(GradientsSums, state) + 4 * warp, z,
                                   at.lane == 0);
+            mbarrier_arrive(barriers + 8 * (SUMS_FULL + stage));
             __syncwarp();
-            mbarrier_arrive_if(barriers + 8 * (SUMS_FULL + stage), at.lane == 0);
             mbarrier_arrive_if(barriers + 8 * (STAGE_EMPTY + stage),
                                at.lane == 0 && r < p.heads - 1);
         }
@@ -271,15 +271,17 @@ __device__ __forceinline__ void gradients_keys(const GradientsParameters &p, uin
             rest = sums + offsetof(GradientsSums, rest) + 4 * at.row;
             dot[0] = sum_quad(dot[0]);
             dot[1] = sum_quad(dot[1]);
+            const bool first = (at.lane & 3) == 0;
 #pragma unroll
             for (int i = 0; i < 2; ++i)
-                store_shared_float_if(rest + 32 * i, load_shared_float(rest + 32 * i) - dot[i],
-                                      (at.lane & 3) == 0);
+                store_shared_float_if(rest + 32 * i,
+                                      (first ? load_shared_float(rest + 32 * i) : 0.0f) - dot[i],
+                                      first);
             store_shared_float2(sums + offsetof(GradientsSums, columns) + 256 * (at.row / 16) +
                                     8 * at.lane,
                                 columns.sum[0], columns.sum[1]);
+            mbarrier_arrive(barriers + 8 * (SUMS_FULL + stage));
             __syncwarp();
-            mbarrier_arrive_if(barriers + 8 * (SUMS_FULL + stage), at.lane == 0);
             mbarrier_arrive_if(barriers + 8 * (STAGE_EMPTY + stage),
                                at.lane == 0 && r < p.heads - 1);
         }

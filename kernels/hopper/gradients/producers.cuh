@@ -25,6 +25,8 @@ __device__ __forceinline__ void gradients_load_heads(const GradientsParameters &
             const uint32_t barrier = rows == 64 ? full : barriers + 8 * STAGE_TAIL;
             mbarrier_wait(barriers + 8 * (STAGE_EMPTY + stage), (it >> 1 & 1) ^ 1);
             if (leader) {
+                if (rows == 64)
+                    mbarrier_arrive(full, 31); // for the other lanes
                 mbarrier_arrive_expect_tx(barrier, STAGE + GATES);
                 cp_async_bulk_tensor_load(to + DO, p.do_, token, 0, head, barrier);
                 cp_async_bulk_tensor_load(to + DV, p.dv, token, 0, head, barrier);
@@ -55,9 +57,7 @@ __device__ __forceinline__ void gradients_load_heads(const GradientsParameters &
                     zero_rows(to + DV + SQUARE * half, rows);
                 }
                 fence_proxy_async();
-                __syncwarp();
-                if (leader)
-                    mbarrier_arrive(full);
+                mbarrier_arrive(full);
             }
             __syncwarp();
         }
@@ -80,6 +80,8 @@ __device__ __forceinline__ void gradients_load_groups(const GradientsParameters 
             const uint32_t barrier = rows == 64 ? full : barriers + 8 * GROUP_TAIL;
             mbarrier_wait(empty, phase ^ 1);
             if (leader) {
+                if (rows == 64)
+                    mbarrier_arrive(full, 31);
                 mbarrier_arrive_expect_tx(barrier, ROWS);
                 cp_async_bulk_tensor_load(to, which ? p.q : p.k, token, 0, k_head, barrier);
             }
@@ -89,9 +91,7 @@ __device__ __forceinline__ void gradients_load_groups(const GradientsParameters 
                 zero_rows(to, rows);
                 zero_rows(to + SQUARE, rows);
                 fence_proxy_async();
-                __syncwarp();
-                if (leader)
-                    mbarrier_arrive(full);
+                mbarrier_arrive(full);
             }
             __syncwarp();
         }
