@@ -43,17 +43,30 @@ stress() { run_tests "is named gpu.stress*" -R '^gpu\.stress'; }
 train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
 dist() { run_tests "is named gpu.dist*" -R '^gpu\.dist'; }
 
+# What racecheck says of two Hopper kernels is known, and no race: what it follows is what a thread's own arrival at an
+# mbarrier publishes to those who wait at that barrier. In forward_kernel and chains_kernel a lane arrives for its warp,
+# behind a warp-wide instruction, when the warp has read a stage; the loading warp waits for that and fills the stage
+# again. So it reports the copy of the gates, the one copy it follows, against reads of what lay there before by other
+# lanes; and the zeros written behind a sequence's last row against reads of V that lay there before, which are in order
+# over two barriers: the stage is empty, the stage is full. Both appear only where a chain has more chunks than stages.
+# All lanes arriving would cost the serial chain an arrival a lane and chunk. Hazards in other kernels count.
+known_races='^========= (Error|Warning): Race reported between (Read|Write) access at .*gdni::hopper::(forward|chains)_kernel<'
+
+# only_known_races LOG: racecheck came to its end, the test passed, and nothing else is reported.
+only_known_races() {
+    grep -q ' passed, 0 failed$' "$1" && grep -q '^========= RACECHECK SUMMARY' "$1" &&
+        ! grep -q 'not printed' "$1" &&
+        ! grep '^========= [A-Z]' "$1" | grep -v '^========= \(COMPUTE-SANITIZER\|RACECHECK SUMMARY\)' | grep -Evq "$known_races"
+}
+
 # Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times. All runs side by side, as
-# the device is hardly used; each one's output stays in a file of its own. Races are looked for in portable kernels only:
-# racecheck does not follow what one lane's arrival at an mbarrier publishes for its warp, nor what reaches a warp over
-# two barriers, which is how warps of the Hopper kernels hand over sums and a sequence's last chunk.
+# the device is hardly used; each one's output stays in a file of its own.
 sanitize() {
     local tool run words log logs=$results/sanitize running=() failed=0
     rm -rf "$logs"
     mkdir -p "$logs"
     for tool in memcheck synccheck initcheck racecheck; do
         for run in "operator 1 16" "operator 1 16 portable" "split 3 10" "split 3 10 portable"; do
-            [ $tool != racecheck ] || [ "${run%portable}" != "$run" ] || continue
             read -ra words <<<"$run"
             log=$logs/$tool-${run// /-}.txt
             compute-sanitizer --tool $tool --error-exitcode 1 \
@@ -66,6 +79,8 @@ sanitize() {
         log=$2
         if wait "$1"; then
             echo "clean   $(basename "$log" .txt): $(tail -1 "$log")"
+        elif [[ $log == */racecheck-* ]] && only_known_races "$log"; then
+            echo "known   $(basename "$log" .txt): $(tail -1 "$log")"
         else
             failed=1
             echo "FAILED  $(basename "$log" .txt), see $log:"
