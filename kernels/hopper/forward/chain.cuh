@@ -45,137 +45,102 @@ __device__ __forceinline__ void gate_row(float2 (&x)[8], uint32_t gates, int row
         x[j] = load_shared_float2(at + j * 32);
 }
 
-// One warpgroup runs the chain.
+// What one warpgroup does for a chunk. The chain is cut where nothing is under way: after R^T.
 template <typename Shape>
-__device__ __forceinline__ void forward_chain(const Arguments &a, const Work &work,
-                                              const ForwardPlace<Shape> &place, float (&s)[64]) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-    // This lane's address in ldmatrix and stmatrix of [token][V] and of [V][K] tiles.
-    const uint32_t columns = swizzled(lane % 8 + lane / 16 * 8, warp * 2 + lane / 8 % 2);
-    const uint32_t rows = (warp * 16 + lane % 16) * 128;
-    const uint32_t buffers = place.store();
-    const float scale = a.scale;
-    const int count = work.count;
-    float u[32], d[32], o[32];
-    uint32_t state[32], r[16], delta[16], left[16];
-#pragma unroll
-    for (int i = 0; i < 32; ++i)
-        o[i] = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 16; ++i)
-        delta[i] = 0;
+struct ForwardChain {
+    const ForwardPlace<Shape> &place;
+    float scale;
+    int lane, warp;
+    float (&s)[64];             // S^T
+    float u[32], o[32];         // U^T, then D^T; O^T
+    uint32_t low[16], high[16]; // S^T in bf16, columns 0 .. 63 and 64 .. 127
+    uint32_t r[16], delta[16], output[16];
+    float2 e[8]; // a row of the gate table
 
-    const auto announce = [&](int buffer) {
+    __device__ ForwardChain(const ForwardPlace<Shape> &place, float scale, float (&s)[64])
+        : place(place), scale(scale), lane(threadIdx.x % 32), warp(threadIdx.x / 32 % 4), s(s) {}
+
+    // This lane's address in ldmatrix and stmatrix of a [token][V] tile.
+    __device__ uint32_t columns() const {
+        return swizzled(lane % 8 + lane / 16 * 8, warp * 2 + lane / 8 % 2);
+    }
+    __device__ void announce(int buffer, bool condition = true) const {
         fence_proxy_async();
         __syncwarp();
-        mbarrier_arrive_if(place.ready(buffer), lane == 0);
-    };
+        mbarrier_arrive_if(place.ready(buffer), lane == 0 && condition);
+    }
     // A transposed tile of [token][V].
-    const auto store_columns = [&](uint32_t to, const uint32_t(&x)[16]) {
+    __device__ void store_columns(uint32_t to, const uint32_t (&x)[16]) const {
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-            stmatrix_x4_trans(to + columns + j * 2048, x + 4 * j);
-    };
-    const auto scale_output = [&](uint32_t gates) {
-        float2 e[8];
-        gate_row(e, gates, GATE_EXP);
+            stmatrix_x4_trans(to + columns() + j * 2048, x + 4 * j);
+    }
+    __device__ void store_output(int i) const {
+        const int buffer = i & 1;
+        mbarrier_wait(place.free(buffer), (i >> 1 & 1) ^ 1);
+        store_columns(place.store() + buffer * TILE, output);
+    }
+    // The state of chunk i, a [V][K] tile.
+    __device__ void store_state(int i, bool condition) const {
+        const uint32_t rows = place.store() + Shape::STORE_S + (warp * 16 + lane % 16) * 128;
+        mbarrier_wait(place.free(BUFFER_S), (i & 1) ^ 1);
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-            e[j].x *= scale, e[j].y *= scale;
-            o[4 * j] *= e[j].x, o[4 * j + 1] *= e[j].y;
-            o[4 * j + 2] *= e[j].x, o[4 * j + 3] *= e[j].y;
+        for (int t = 0; t < 4; ++t) {
+            const uint32_t piece = (t * 2 + lane / 16 ^ (lane & 7)) << 4;
+            stmatrix_x4(rows + piece, low + 4 * t);
+            stmatrix_x4(rows + TILE + piece, high + 4 * t);
         }
-        pin(o);
-    };
-    const auto add_scores = [&](uint32_t stage) { // O += P D
-        const uint64_t p = wgmma_descriptor(stage + Shape::SCORES);
+        announce(BUFFER_S, condition);
+    }
+
+    // U^T = S^T K^T, in two groups: the second half of S^T is rounded while the first multiplies,
+    // and S^T Q^T, which reads the second half, ends.
+    __device__ void multiply_k(uint64_t k) {
+#pragma unroll
+        for (int j = 0; j < 16; ++j)
+            low[j] = cvt_rn_bf16x2(s[2 * j], s[2 * j + 1]);
+        pin(low);
         wgmma_fence();
 #pragma unroll
         for (int t = 0; t < 4; ++t)
-            wgmma_m64n64k16<MAJOR_K>(o, delta + 4 * t, p + descriptor_step(32 * t), true);
+            wgmma_m64n64k16<MAJOR_K>(u, low + 4 * t, k + descriptor_step(32 * t), t > 0);
         wgmma_commit_group();
-    };
-    const auto store_output = [&](const uint32_t(&x)[16], int i) {
-        const int buffer = i & 1;
-        mbarrier_wait(place.free(buffer), (i >> 1 & 1) ^ 1);
-        store_columns(buffers + buffer * TILE, x);
-    };
-
-    Turn<Shape::STAGES> turn;
-    int before = 0; // the stage of the chunk before
-    if (count > 0)
-        mbarrier_wait(place.full(0), 0);
-    for (int i = 0; i < count; ++i) {
-        // NOTE: through a shuffle, so that descriptors are in uniform registers.
-        const uint32_t stage = __shfl_sync(0xffffffffu, place.stage(turn.stage), 0);
-        const uint32_t stage_before = __shfl_sync(0xffffffffu, place.stage(before), 0);
-        const uint32_t gates = place.gates(turn.stage), gates_before = place.gates(before);
-        const uint64_t k = wgmma_descriptor(stage + Shape::K);
-        const uint64_t q = wgmma_descriptor(stage + Shape::Q);
-        const uint64_t inverse = wgmma_descriptor(stage + Shape::INVERSE);
-        const float decay = load_shared_float(gates + (GATE_EXP * CHUNK_TOKENS + 63) * 4);
-        wgmma_wait_group<0>();
-        pin(s);
+        wgmma_wait_group<1>();
         pin(o);
-        if (i == count - 1 && work.tail < CHUNK_TOKENS)
-            clear_tail<Shape>(stage, place.warpgroup, work.tail);
-
-            // U^T, in two halves: the second is rounded while the first multiplies.
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int j = 0; j < 16; ++j)
+            high[j] = cvt_rn_bf16x2(s[32 + 2 * j], s[33 + 2 * j]);
+        pin(high);
+        wgmma_fence();
 #pragma unroll
-            for (int j = 16 * h; j < 16 * h + 16; ++j) {
-                state[j] = cvt_rn_bf16x2(s[2 * j], s[2 * j + 1]);
-                asm volatile("" : "+r"(state[j])::"memory");
-            }
-            wgmma_fence();
-#pragma unroll
-            for (int t = 0; t < 4; ++t)
-                wgmma_m64n64k16<MAJOR_K>(u, state + 16 * h + 4 * t,
-                                         k + descriptor_step(TILE * h + 32 * t), h + t > 0);
-        }
+        for (int t = 0; t < 4; ++t)
+            wgmma_m64n64k16<MAJOR_K>(u, high + 4 * t, k + descriptor_step(TILE + 32 * t), true);
         wgmma_commit_group();
-#pragma unroll
-        for (int e = 0; e < 64; ++e)
-            s[e] *= decay;
-        pin(s);
-        if (Shape::OUTPUT) {
-            scale_output(gates_before);
-            add_scores(stage_before);
-        }
-        if (Shape::KEEP) {
-            mbarrier_wait(place.free(BUFFER_S), (i & 1) ^ 1);
-#pragma unroll
-            for (int t = 0; t < 8; ++t)
-                stmatrix_x4(buffers + Shape::STORE_S + t / 4 * TILE + rows +
-                                ((t % 4 * 2 + lane / 16 ^ (lane & 7)) << 4),
-                            state + 4 * t);
-            announce(BUFFER_S);
-        }
+    }
 
-        // R^T
-        float v[32];
-        float2 e[8];
-        {
-            uint32_t x[16];
-            const uint32_t at = gates + lane % 4 * 8;
+    // V^T diag(beta) and, in e, -beta e^c.
+    __device__ void load_v(float (&v)[32], uint32_t stage, uint32_t gates) {
+        uint32_t x[16];
+        const uint32_t at = gates + lane % 4 * 8;
 #pragma unroll
-            for (int j = 0; j < 4; ++j)
-                ldmatrix_x4_trans(reinterpret_cast<uint32_t(&)[4]>(x[4 * j]),
-                                  stage + Shape::V + place.warpgroup * TILE + columns + j * 2048);
+        for (int j = 0; j < 4; ++j)
+            ldmatrix_x4_trans(reinterpret_cast<uint32_t(&)[4]>(x[4 * j]),
+                              stage + Shape::V + place.warpgroup * TILE + columns() + j * 2048);
 #pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                const float2 beta = load_shared_float2(at + GATE_BETA * CHUNK_TOKENS * 4 + 32 * j);
-                e[j] = load_shared_float2(at + GATE_EXP * CHUNK_TOKENS * 4 + 32 * j);
-                v[4 * j] = beta.x * low_bf16(x[2 * j]);
-                v[4 * j + 1] = beta.y * high_bf16(x[2 * j]);
-                v[4 * j + 2] = beta.x * low_bf16(x[2 * j + 1]);
-                v[4 * j + 3] = beta.y * high_bf16(x[2 * j + 1]);
-                e[j].x *= -beta.x, e[j].y *= -beta.y;
-            }
+        for (int j = 0; j < 8; ++j) {
+            const float2 beta = load_shared_float2(at + GATE_BETA * CHUNK_TOKENS * 4 + 32 * j);
+            e[j] = load_shared_float2(at + GATE_EXP * CHUNK_TOKENS * 4 + 32 * j);
+            v[4 * j] = beta.x * low_bf16(x[2 * j]);
+            v[4 * j + 1] = beta.y * high_bf16(x[2 * j]);
+            v[4 * j + 2] = beta.x * low_bf16(x[2 * j + 1]);
+            v[4 * j + 3] = beta.y * high_bf16(x[2 * j + 1]);
+            e[j].x *= -beta.x, e[j].y *= -beta.y;
         }
         pin(v);
-        wgmma_wait_group<Shape::OUTPUT>();
+    }
+
+    // R^T, once U^T is there.
+    __device__ void form_r(const float (&v)[32]) {
         pin(u);
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
@@ -185,42 +150,57 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const Work &wo
                                          fmaf(e[j].y, u[4 * j + 3], v[4 * j + 3]));
         }
         pin(r);
+    }
 
-        // D^T
+    __device__ void scale_state(float decay) {
+#pragma unroll
+        for (int j = 0; j < 64; ++j)
+            s[j] *= decay;
+        pin(s);
+    }
+
+    __device__ void scale_output(uint32_t gates) {
+        gate_row(e, gates, GATE_EXP);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            e[j].x *= scale, e[j].y *= scale;
+            o[4 * j] *= e[j].x, o[4 * j + 1] *= e[j].y;
+            o[4 * j + 2] *= e[j].x, o[4 * j + 3] *= e[j].y;
+        }
+        pin(o);
+    }
+
+    // O^T = S^T Q^T, one half of it: 64 columns of K.
+    __device__ void multiply_q(const uint32_t (&state)[16], uint64_t q, bool first) {
         wgmma_fence();
 #pragma unroll
         for (int t = 0; t < 4; ++t)
-            wgmma_m64n64k16<MAJOR_K>(d, r + 4 * t, inverse + descriptor_step(32 * t), t > 0);
+            wgmma_m64n64k16<MAJOR_K>(o, state + 4 * t, q + descriptor_step(32 * t),
+                                     !first || t > 0);
         wgmma_commit_group();
-        uint32_t output[16];
-        if (Shape::OUTPUT) {
-            wgmma_wait_group<1>(); // P D of the chunk before
-            pin(o);
-            round_to(output, o);
-            pin(output);
-        }
-        __syncwarp();
-        mbarrier_arrive_if(place.empty(before), lane == 0 && i > 0);
-        if (Shape::OUTPUT) {
-            wgmma_fence();
-#pragma unroll
-            for (int t = 0; t < 8; ++t)
-                wgmma_m64n64k16<MAJOR_K>(o, state + 4 * t,
-                                         q + descriptor_step(TILE * (t / 4) + 32 * (t % 4)), t > 0);
-            wgmma_commit_group();
-        }
-        gate_row(e, gates, GATE_EXP_LEFT);
-        // NOTE: written here, announced after the next product: there the fence finds it done.
-        if (Shape::OUTPUT)
-            store_output(output, i);
-        wgmma_wait_group<Shape::OUTPUT>();
-        pin(d);
+    }
 
-        // S'^T
+    // u, o or s += x times a tile of shared memory.
+    __device__ void multiply_inverse(uint64_t inverse) { // D^T
+        wgmma_fence();
+#pragma unroll
+        for (int t = 0; t < 4; ++t)
+            wgmma_m64n64k16<MAJOR_K>(u, r + 4 * t, inverse + descriptor_step(32 * t), t > 0);
+        wgmma_commit_group();
+    }
+    __device__ void multiply_scores(uint64_t scores) { // O^T += D^T P^T
+        wgmma_fence();
+#pragma unroll
+        for (int t = 0; t < 4; ++t)
+            wgmma_m64n64k16<MAJOR_K>(o, delta + 4 * t, scores + descriptor_step(32 * t), true);
+        wgmma_commit_group();
+    }
+    __device__ void update_state(uint64_t k) { // S^T += (D^T diag(e^{c_C - c})) K
+        uint32_t left[16];
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-            left[2 * j] = cvt_rn_bf16x2(d[4 * j] * e[j].x, d[4 * j + 1] * e[j].y);
-            left[2 * j + 1] = cvt_rn_bf16x2(d[4 * j + 2] * e[j].x, d[4 * j + 3] * e[j].y);
+            left[2 * j] = cvt_rn_bf16x2(u[4 * j] * e[j].x, u[4 * j + 1] * e[j].y);
+            left[2 * j + 1] = cvt_rn_bf16x2(u[4 * j + 2] * e[j].x, u[4 * j + 3] * e[j].y);
         }
         pin(left);
         wgmma_fence();
@@ -228,35 +208,114 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const Work &wo
         for (int t = 0; t < 4; ++t)
             wgmma_m64n128k16<MAJOR_MN>(s, left + 4 * t, k + descriptor_step(2048 * t), true);
         wgmma_commit_group();
+    }
+};
+
+__device__ __forceinline__ float chunk_decay(uint32_t gates) {
+    return load_shared_float(gates + (GATE_EXP * CHUNK_TOKENS + 63) * 4);
+}
+
+// One warpgroup runs the chain.
+template <typename Shape>
+__device__ __forceinline__ void forward_chain(const Arguments &a, const Work &work,
+                                              const ForwardPlace<Shape> &place, float (&s)[64]) {
+    const int count = work.count;
+    if (count <= 0)
+        return;
+    ForwardChain<Shape> c(place, a.scale, s);
+    float v[32];
+    // NOTE: through a shuffle, so that descriptors are in uniform registers.
+    const auto uniform = [](uint32_t x) { return __shfl_sync(0xffffffffu, x, 0); };
+#pragma unroll
+    for (int i = 0; i < 32; ++i)
+        c.o[i] = 0.0f;
+
+    // The first chunk up to R^T.
+    mbarrier_wait(place.full(0), 0);
+    if (count == 1 && work.tail < CHUNK_TOKENS)
+        clear_tail<Shape>(place.stage(0), place.warpgroup, work.tail);
+    c.multiply_k(wgmma_descriptor(uniform(place.stage(0)) + Shape::K));
+    c.scale_state(chunk_decay(place.gates(0)));
+    if (Shape::KEEP)
+        c.store_state(0, true);
+    c.load_v(v, place.stage(0), place.gates(0));
+    wgmma_wait_group<0>();
+    c.form_r(v);
+
+    Turn<Shape::STAGES> turn;
+    int before = 0; // the stage of the chunk before
+    for (int i = 0; i < count; ++i) {
+        const bool last = i + 1 == count;
+        const uint32_t stage = uniform(place.stage(turn.stage)), gates = place.gates(turn.stage);
+        Turn<Shape::STAGES> next = turn;
+        next.next();
+        // After the last chunk comes the same once more, for nothing.
+        const int after = last ? turn.stage : next.stage;
+        const uint32_t stage_after = uniform(place.stage(after)), gates_after = place.gates(after);
+        const uint64_t k = wgmma_descriptor(stage + Shape::K);
+        const uint64_t q = wgmma_descriptor(stage + Shape::Q);
+        if (i + 2 == count && work.tail < CHUNK_TOKENS) {
+            mbarrier_wait(place.full(next.stage), next.parity);
+            clear_tail<Shape>(stage_after, place.warpgroup, work.tail);
+        }
+
+        c.multiply_inverse(wgmma_descriptor(stage + Shape::INVERSE));
+        if (Shape::OUTPUT) {
+            round_to(c.output, c.o);
+            pin(c.output);
+        }
+        __syncwarp();
+        mbarrier_arrive_if(place.empty(before), c.lane == 0 && i > 0);
+        if (Shape::OUTPUT)
+            c.multiply_q(c.low, q, true);
+        gate_row(c.e, gates, GATE_EXP_LEFT);
+        // NOTE: written here, announced after the next product: there the fence finds it done.
+        if (Shape::OUTPUT)
+            c.store_output(i);
+        wgmma_wait_group<Shape::OUTPUT>();
+        pin(c.u);
+
+        c.update_state(k);
+        if (Shape::OUTPUT)
+            c.multiply_q(c.high, q + descriptor_step(TILE), false);
         if (Shape::OUTPUT || Shape::KEEP) {
-            round_to(delta, d);
-            pin(delta);
+            round_to(c.delta, c.u);
+            pin(c.delta);
         }
         if (Shape::KEEP) {
             mbarrier_wait(place.free(BUFFER_D), (i & 1) ^ 1);
-            store_columns(buffers + Shape::STORE_D, delta);
-            announce(BUFFER_D);
+            c.store_columns(place.store() + Shape::STORE_D, c.delta);
+            c.announce(BUFFER_D);
         }
         if (Shape::OUTPUT)
-            announce(i & 1);
+            c.announce(i & 1);
+        mbarrier_wait(place.full(after), last ? turn.parity : next.parity);
+        const float decay = last ? 1.0f : chunk_decay(gates_after);
+        wgmma_wait_group<Shape::OUTPUT>();
+        pin(s);
+
+        c.multiply_k(wgmma_descriptor(stage_after + Shape::K));
+        c.scale_state(decay);
+        if (Shape::OUTPUT) {
+            c.scale_output(gates);
+            c.multiply_scores(wgmma_descriptor(stage + Shape::SCORES));
+        }
+        if (Shape::KEEP)
+            c.store_state(i + 1, !last);
+        c.load_v(v, stage_after, gates_after);
+        wgmma_wait_group<Shape::OUTPUT>();
+        c.form_r(v);
         before = turn.stage;
-        turn.next();
-        if (i + 1 < count)
-            mbarrier_wait(place.full(turn.stage), turn.parity);
+        turn = next;
         // NOTE: nothing may be under way over the back edge, or ptxas serialises the products.
         wgmma_wait_group<0>();
         pin(s);
-        pin(o);
+        pin(c.o);
     }
-    if (Shape::OUTPUT && count > 0) {
-        scale_output(place.gates(before));
-        add_scores(place.stage(before));
-        wgmma_wait_group<0>();
-        pin(o);
-        uint32_t output[16];
-        round_to(output, o);
-        store_output(output, count);
-        announce(count & 1);
+    if (Shape::OUTPUT) {
+        round_to(c.output, c.o);
+        c.store_output(count);
+        c.announce(count & 1);
     }
 }
 

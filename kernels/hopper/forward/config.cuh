@@ -5,7 +5,7 @@
 //     Gam o T          8192          D of its chunk
 //     V                8192 x W      R of its chunk                      W = warpgroups in a CTA
 //     Q               16384          S^T Q^T of its chunk   OUTPUT only
-//     P                8192          P D, one chunk later   OUTPUT only
+//     P                8192          P D of its chunk       OUTPUT only
 //     gates             768          the same
 //     per warpgroup
 //     O                2 x 8192      from stmatrix to the end of its store   OUTPUT only

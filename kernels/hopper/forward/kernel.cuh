@@ -12,13 +12,18 @@
 // of each other. One warp keeps the ring of stages full, one per warpgroup writes out what the
 // warpgroup leaves in shared memory.
 //
-//     tensor cores  | U | P D of n - 1 | D | S^T Q^T | S' |        one row is one chunk n
-//     registers     | decay S, scale O, V | R | round and store O of n - 1 | e^{c_C-c} D | store D |
-//     loading warp  | n + 2 ...
-//     storing warp  | S of n | O of n - 1 | D of n
+// One turn of the loop, for chunk n; everything is drained where it begins:
 //
-// U, D and S' are the serial chain. P D comes one chunk late, so that it fills the tensor cores
-// while R is formed; S^T Q^T does while D is scaled. Barriers: config.cuh.
+//     tensor cores  | D | S^T Q^T 1 | S' | S^T Q^T 2 | U 1, U 2 of n + 1 | P D     |
+//     registers     | round O of n - 1, store it     | round S' | decay S, | R of   |
+//                   |     | e^{c_C-c} D | round D    | in halves| scale O  | n + 1  |
+//     loading warp  | n + 2, as soon as n - 1 is free
+//     storing warp  | O of n - 1 | D of n | S of n + 1
+//
+// U, D and S' are the serial chain; the two halves of S^T Q^T (by columns of K) and P D are where
+// the chain waits for registers: while D is scaled, while S' is rounded, while R is formed. The
+// first chunk's U and R come before the loop, and after the last chunk it forms them once more, of
+// the same chunk, for nothing. Barriers: config.cuh.
 //
 // fp32: the state, all accumulators, gates. bf16: operands, and what is kept. Measured: README.md.
 #pragma once
