@@ -21,6 +21,7 @@ add_library(gdn_hopper OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/common/tensor_map.cu
   ${CMAKE_CURRENT_LIST_DIR}/hopper/chains/launch.cu
   ${CMAKE_CURRENT_LIST_DIR}/hopper/forward/launch.cu
+  ${CMAKE_CURRENT_LIST_DIR}/hopper/fused/launch.cu
   ${CMAKE_CURRENT_LIST_DIR}/hopper/gradients/launch.cu
   ${CMAKE_CURRENT_LIST_DIR}/hopper/prepare/launch.cu)
 set_target_properties(gdn_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real)

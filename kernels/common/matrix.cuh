@@ -36,6 +36,13 @@ __device__ __forceinline__ void stmatrix_x4_trans(uint32_t row, const uint32_t *
         : "memory");
 }
 
+// An 8x8 matrix of 16-bit elements, laid out as ldmatrix leaves it, transposed.
+__device__ __forceinline__ uint32_t movmatrix_trans(uint32_t x) {
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(y) : "r"(x));
+    return y;
+}
+
 // Where piece `piece` (16 bytes) of row `row` lies in a tile of 128-byte rows with the 128-byte
 // swizzle.
 __device__ __forceinline__ uint32_t swizzled(int row, int piece) {
@@ -86,6 +93,11 @@ __device__ __forceinline__ void store_shared_float_if(uint32_t address, float x,
         "f"(x), "r"(static_cast<int>(condition))
         : "memory");
 }
+__device__ __forceinline__ void store_shared_uint4(uint32_t address, uint4 x) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};\n" ::"r"(address), "r"(x.x), "r"(x.y),
+                 "r"(x.z), "r"(x.w)
+                 : "memory");
+}
 // 16 bytes.
 __device__ __forceinline__ void store_shared_zeros(uint32_t address) {
     asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};\n" ::"r"(address), "r"(0) : "memory");
@@ -107,6 +119,11 @@ __device__ __forceinline__ int thread_index() {
 __device__ __forceinline__ uint32_t cvt_rn_bf16x2(float low, float high) {
     uint32_t x;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(x) : "f"(high), "f"(low));
+    return x;
+}
+__device__ __forceinline__ uint32_t cvt_rn_f16x2(float low, float high) {
+    uint32_t x;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(x) : "f"(high), "f"(low));
     return x;
 }
 // 2^x; below the smallest normal number 0.

@@ -21,6 +21,15 @@ inline bool applies(const Arguments &a) {
 // forward chain and the exact pass do not read them.
 cudaError_t launch_prepare(const Arguments &a, bool whole, cudaStream_t stream);
 cudaError_t launch_forward(const Arguments &a, cudaStream_t stream);
+// Both in one, for a call that keeps nothing for backward and cuts nothing.
+cudaError_t launch_fused(const Arguments &a, cudaStream_t stream);
+
+// Whether that is faster, by measurement (README.md): from 64 (sequence, v-head) pairs, or where
+// few v-heads share a k-head, from 32.
+inline bool fused_pays(const Arguments &a) {
+    const int64_t pairs = a.N * a.Hv;
+    return pairs >= 64 || (a.N == 1 && pairs >= 32 && a.Hv < 4 * a.Hk);
+}
 // The exact pass of a forward's plan: states at the borders, if `states`, and transfer matrices.
 cudaError_t launch_exact(const Arguments &a, bool states, cudaStream_t stream);
 

@@ -1,6 +1,7 @@
 // The portable backend's operator: lays out workspace and `saved`, then enqueues the stages.
 //
-//     forward            index, [normalise], prepare, [plan, exact, scan], forward chain, [padding]
+//     forward            index, [normalise], prepare, [plan, exact, scan], forward chain, [padding];
+//                        or one kernel in place of prepare and the chain
 //     backward           index, [normalise], prepare unless saved, [plan, exact, scan], chains,
 //                        gradients, [sum of the splits], [through the norm], [ends], [padding]
 //     segment_forward    index, [normalise], prepare, chain of states of the last sequence;
@@ -118,6 +119,10 @@ class Operator {
         a_.initial_state = static_cast<const float *>(t_.initial_state);
         a_.final_state = static_cast<float *>(t_.final_state);
         GDNI_CUDA_TRY(begin(stream));
+        if (fused()) {
+            GDNI_CUDA_TRY(hopper::launch_fused(a_, stream));
+            return padding(stream);
+        }
         GDNI_CUDA_TRY(prepare(stream));
         GDNI_CUDA_TRY(plan(true, false, stream));
         GDNI_CUDA_TRY(forward_chain(stream));
@@ -302,6 +307,13 @@ class Operator {
 
     bool hopper_backward() const {
         return std::is_same_v<T, bf16> && hopper::backward_applies(a_);
+    }
+
+    // Whether one kernel does the whole forward: nothing to keep, nothing to cut, and enough heads
+    // that memory or multiprocessors would run out (kernels/hopper/README.md).
+    bool fused() const {
+        return std::is_same_v<T, bf16> && hopper::applies(a_) && hopper::fused_pays(a_) &&
+               !a_.plan.max_borders && !(p_.flags & (GDN_FLAG_SAVE_INVERSE | GDN_FLAG_SAVE_STATES));
     }
 
     // The stages that have a Hopper version.

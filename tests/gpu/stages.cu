@@ -20,7 +20,8 @@ struct Results {
     }
 };
 
-void compare_results(const Problem &p, const char *name, const Results &got, const Results &want) {
+void compare_results(const Problem &p, const char *name, const Results &got, const Results &want,
+                     bool keep) {
     const Case &c = p.c;
     const auto no_tile = [&](int64_t b) { return p.no_tile(b); };
     // Elements between heads are not o's; poison there compares equal by being skipped.
@@ -28,7 +29,7 @@ void compare_results(const Problem &p, const char *name, const Results &got, con
         compare(name, "o", got.o, want.o, D, 3e-2, [&](int64_t b) { return p.lost(b / c.Hv); });
     compare(name, "final", got.final_state, want.final_state, D * D, 5e-3,
             [&](int64_t b) { return b / c.Hv == c.poisoned; });
-    if (c.keep) {
+    if (keep) {
         compare(name, "states", got.states, want.states, D * D, 5e-3, no_tile);
         compare(name, "delta", got.delta, want.delta, C * D, 1e-2, no_tile);
     }
@@ -58,7 +59,7 @@ void run(const Case &c) {
     got.give(p, p.a);
     CUDA(hopper::launch_forward(p.a, nullptr));
     CUDA(cudaDeviceSynchronize());
-    compare_results(p, c.name, got, want);
+    compare_results(p, c.name, got, want, c.keep);
     // Both one after the other, on tiles that are not whole.
     Tiles lower(p);
     Results both(p);
@@ -68,7 +69,17 @@ void run(const Case &c) {
     CUDA(hopper::launch_forward(p.a, nullptr));
     CUDA(cudaDeviceSynchronize());
     std::printf(" | both:");
-    compare_results(p, c.name, both, want);
+    compare_results(p, c.name, both, want, c.keep);
+    // All in one kernel, which keeps nothing and reads no tiles.
+    Results fused(p);
+    fused.give(p, p.a);
+    p.a.states = p.a.delta = nullptr;
+    p.a.gates = nullptr;
+    p.a.inverse = p.a.scores = nullptr;
+    CUDA(hopper::launch_fused(p.a, nullptr));
+    CUDA(cudaDeviceSynchronize());
+    std::printf(" | fused:");
+    compare_results(p, c.name, fused, want, false);
     std::printf("\n");
     std::fflush(stdout);
 }
@@ -152,7 +163,7 @@ void run_cut(const char *name, float gate, bool exact) {
     p.a.pool_states = pool.data();
     CUDA(hopper::launch_forward(p.a, nullptr));
     CUDA(cudaDeviceSynchronize());
-    compare_results(p, name, got, want);
+    compare_results(p, name, got, want, c.keep);
     if (exact)
         check_exact(p, name, list.size(), pool);
     std::printf("\n");

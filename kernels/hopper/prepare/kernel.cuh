@@ -119,33 +119,39 @@ __device__ __forceinline__ void stage_block(int lane, uint32_t tile, int I, int 
                       b.x);
 }
 
-// Gam^T of block (I, J), I >= J: rows j, columns i.
-__device__ __forceinline__ Block decay_block(int lane, const float *gates, int I, int J) {
+// Gam^T of block (I, I): rows j, columns i.
+__device__ __forceinline__ Block decay_on_diagonal(int lane, const float *gates, int I) {
     using Shape = PrepareShape;
     const int row = lane / 4, column = lane % 4 * 2;
+    const float *sum = gates + Shape::SUM + 16 * I, *low = gates + Shape::LOW + 16 * I;
     Block b;
-    if (I == J) {
-        const float *sum = gates + Shape::SUM + 16 * I, *low = gates + Shape::LOW + 16 * I;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const int j = row + (i & 1) * 8, at = column + (i >> 1) * 8;
-            const float2 s = *reinterpret_cast<const float2 *>(sum + at);
-            const float2 l = *reinterpret_cast<const float2 *>(low + at);
-            const float x = (s.x - sum[j]) + (l.x - low[j]), y = (s.y - sum[j]) + (l.y - low[j]);
-            b.x[2 * i] = ex2_approx(at >= j ? x : -INFINITY);
-            b.x[2 * i + 1] = ex2_approx(at + 1 >= j ? y : -INFINITY);
-        }
-    } else {
-        const float *columns = gates + Shape::COLUMN + 8 * I * (I - 1) + 16 * J;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float2 x = *reinterpret_cast<const float2 *>(gates + Shape::ROW + 16 * I +
-                                                               column + (i >> 1) * 8);
-            const float y = columns[row + (i & 1) * 8];
-            b.x[2 * i] = x.x * y, b.x[2 * i + 1] = x.y * y;
-        }
+    for (int i = 0; i < 4; ++i) {
+        const int j = row + (i & 1) * 8, at = column + (i >> 1) * 8;
+        const float2 s = *reinterpret_cast<const float2 *>(sum + at);
+        const float2 l = *reinterpret_cast<const float2 *>(low + at);
+        const float x = (s.x - sum[j]) + (l.x - low[j]), y = (s.y - sum[j]) + (l.y - low[j]);
+        b.x[2 * i] = ex2_approx(at >= j ? x : -INFINITY);
+        b.x[2 * i + 1] = ex2_approx(at + 1 >= j ? y : -INFINITY);
     }
     return b;
+}
+// Of block (I, J), I > J.
+__device__ __forceinline__ Block decay_below_diagonal(int lane, const float *gates, int I, int J) {
+    using Shape = PrepareShape;
+    const float *rows = gates + Shape::ROW + 16 * I + lane % 4 * 2;
+    const float *columns = gates + Shape::COLUMN + 8 * I * (I - 1) + 16 * J + lane / 4;
+    Block b;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const float2 x = *reinterpret_cast<const float2 *>(rows + (i >> 1) * 8);
+        const float y = columns[(i & 1) * 8];
+        b.x[2 * i] = x.x * y, b.x[2 * i + 1] = x.y * y;
+    }
+    return b;
+}
+__device__ __forceinline__ Block decay_block(int lane, const float *gates, int I, int J) {
+    return I == J ? decay_on_diagonal(lane, gates, I) : decay_below_diagonal(lane, gates, I, J);
 }
 
 __device__ __forceinline__ BlockBf16 product(const Block &a, const Block &b) {
@@ -156,9 +162,10 @@ __device__ __forceinline__ BlockBf16 product(const Block &a, const Block &b) {
     return to_bf16(c);
 }
 
-// One warp: gate vectors of a head to shared memory, its gate table to global memory.
+// One warp: gate vectors of a head to shared memory, its gate table to `table`, the sums in it only
+// if `sums_too`.
 __device__ __forceinline__ void prepare_gates(const Arguments &a, const Chunk &chunk, int head,
-                                              float *gates, float *table) {
+                                              float *gates, float *table, bool sums_too) {
     using Shape = PrepareShape;
     const int lane = threadIdx.x % 32, row = 2 * lane;
     float g[2], beta[2];
@@ -194,8 +201,10 @@ __device__ __forceinline__ void prepare_gates(const Arguments &a, const Chunk &c
     put(table + GATE_EXP_LEFT * 64, __expf(static_cast<float>(total - c[0])),
         __expf(static_cast<float>(total - c[1])));
     put(table + GATE_BETA * 64, beta[0], beta[1]);
-    put(table + GATE_SUM * 64, high[0], high[1]);
-    put(table + GATE_SUM_LOW * 64, low[0], low[1]);
+    if (sums_too) {
+        put(table + GATE_SUM * 64, high[0], high[1]);
+        put(table + GATE_SUM_LOW * 64, low[0], low[1]);
+    }
     // Here powers of two are taken.
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -371,7 +380,7 @@ __global__ void __launch_bounds__(PrepareShape::THREADS, 3)
     float *gates = reinterpret_cast<float *>(shared + Shape::GATES_AT);
     if (warp < heads)
         prepare_gates(a, chunk, first_head + warp, gates + warp * Shape::VECTORS,
-                      a.gates + (index * a.Hv + first_head + warp) * (GATE_ROWS * 64));
+                      a.gates + (index * a.Hv + first_head + warp) * (GATE_ROWS * 64), true);
     __syncthreads();
     mbarrier_wait(barrier, 0);
     if (chunk.rows < 64) {
