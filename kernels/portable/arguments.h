@@ -90,6 +90,13 @@ struct Arguments {
     void *state_grads; // tiles of [V][K]   dS'^T at the chunk's exit
     void *delta_grads; // tiles of [C][V]   E
 
+    // Where the chunk-parallel pass of backward begins while its chains run, else NULL. A group is
+    // a chunk and a k-head.
+    int32_t *order;      // [max_chunks] chunks as the chains get done with them
+    int32_t *arrivals;   // [max_chunks, Hk] parts of a group's tiles that are written …
+    int32_t parts;       // … of so many: chains x halves of V x v-heads
+    int32_t *next_group; // how many, in that order, have been taken
+
     int32_t slices, stages; // of the chains: CTAs a head, chunks in shared memory at once,
     int32_t stage_bytes;    // each of so many bytes
     int32_t multiprocessors;

@@ -29,18 +29,21 @@
 // its usual size), one_token dbeta 6.5e-3 and 3.7e-3 (rounding dS' in K dS' is 5.5e-3 by itself).
 // Time of backward, H100, Hk 16, Hv 32, states given: 32768 tokens 4.11 to 4.13 ms, 8192
 // tokens 1.055 to 1.073, 8 sequences of 8192 tokens together 1.072 to 1.125, 16 of 60 tokens 0.210
-// to 0.305.
+// to 0.305. H200, Hk 2, Hv 4, 8192 tokens: 0.206 ms; with all of V at once 0.201; with that and the
+// Hopper stages that overlap 0.184, and 0.176 with this one started early too.
 #pragma once
 
+#include "../common/handover.cuh"
+#include "../hopper/launch.h"
 #include "arguments.h"
 #include "stages.h"
 #include "tile.cuh"
 
 namespace gdni {
 
-template <typename T, int C, int KP>
+// SLICE: columns of V at a time.
+template <typename T, int C, int KP, int SLICE>
 struct EndsShape {
-    static constexpr int SLICE = 32; // columns of V at a time
     static constexpr int WARPS = C / 8, THREADS = 32 * WARPS;
     static constexpr int NT = KP / 16; // column blocks of a warp: 16 rows, half of K
     static constexpr int LD_K = KP + PIECE<T>, LD_S = SLICE + PIECE<T>;
@@ -86,14 +89,25 @@ __device__ __forceinline__ void sums_before(const float (&x)[PER_LANE], float (&
     }
 }
 
+// The kernel may start before the chunk-parallel pass has ended: what the chains write of a chunk
+// is there once all its parts are.
+__device__ __forceinline__ void wait_for_chains(const Arguments &a, int64_t index, int k_head) {
+#if __CUDA_ARCH__ >= 900
+    if (a.arrivals && threadIdx.x == 0)
+        while (load_acquire(a.arrivals + index * a.Hk + k_head) < a.parts)
+            __nanosleep(100);
+#endif
+    __syncthreads();
+}
+
 // One end: the last chunk if LAST, else the first. alone: the sequence has no other chunk.
-template <typename T, int C, int KP, bool LAST>
+template <typename T, int C, int KP, int SLICE, bool LAST>
 __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, int head,
                                         int64_t index, bool alone, unsigned char *shared) {
-    using Shape = EndsShape<T, C, KP>;
-    constexpr int NT = Shape::NT, SLICE = Shape::SLICE, PER_LANE = C / 32;
+    using Shape = EndsShape<T, C, KP, SLICE>;
+    constexpr int NT = Shape::NT, PER_LANE = C / 32;
     constexpr int LD_K = Shape::LD_K, LD_S = Shape::LD_S;
-    constexpr int K_STEP = Shape::THREADS / SLICE, EACH = KP / K_STEP < 16 ? KP / K_STEP : 16;
+    constexpr int K_STEP = Shape::THREADS / SLICE, EACH = KP / K_STEP < 32 ? KP / K_STEP : 32;
     const Chunk chunk = a.chunks[index];
     const int64_t tile = index * a.Hv + head;
     const int k_head = head / (a.Hv / a.Hk), warp = threadIdx.x / 32;
@@ -111,6 +125,7 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
     const T *tiles = static_cast<const T *>(LAST ? a.states : a.state_grads) + tile * a.K * a.V;
 
     __syncthreads();
+    wait_for_chains(a, index, k_head);
     load_floats(gates, a.gates + tile * GATE_ROWS * C, GATE_ROWS * C);
     load_tile<C>(ks, LD_K, KP, row_pointer<T>(a.k, chunk.token, k_head), a.k.token, chunk.rows, a.K,
                  a.k.aligned);
@@ -180,6 +195,7 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
     __syncthreads();
     if (warp > 0)
         return;
+    wait_for_previous(); // dg and dbeta but for what follows
     z = 0.0f;
     for (int i = 0; i < Shape::WARPS; ++i)
         z += z_parts[i];
@@ -191,10 +207,14 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
         const float along_k = dots[t] + dots[C + t], e = gates[GATE_EXP * C + t];
         const float along_q = dots[2 * C + t] + dots[3 * C + t];
         const float beta = gates[GATE_BETA * C + t];
+        // NOTE: such a row of dv holds E until the chunk-parallel pass has been there.
+        const bool tiny = beta < 1e-12f;
         term[i] = LAST ? gates[GATE_EXP_LEFT * C + t] * along_k
-                       : e * (a.scale * along_q - (from_dv ? along_k : beta * along_k));
+                       : e * (a.scale * along_q - (!from_dv ? beta * along_k
+                                                   : tiny   ? 0.0f
+                                                            : along_k));
         // beta E of a beta of 0 tells nothing of E: that dbeta keeps its error.
-        const float along_e = !from_dv ? along_k : beta < 1e-12f ? 0.0f : along_k / beta;
+        const float along_e = !from_dv ? along_k : tiny ? 0.0f : along_k / beta;
         if (!LAST && t < chunk.rows)
             a.dbeta[(chunk.token + t) * a.Hv + head] -= e * along_e;
     }
@@ -210,8 +230,8 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
     }
 }
 
-template <typename T, int C, int KP>
-__global__ void __launch_bounds__(EndsShape<T, C, KP>::THREADS)
+template <typename T, int C, int KP, int SLICE>
+__global__ void __launch_bounds__(EndsShape<T, C, KP, SLICE>::THREADS)
     ends_kernel(const __grid_constant__ Arguments a) {
     extern __shared__ __align__(16) unsigned char shared[];
     const int64_t sequence = blockIdx.x / a.Hv;
@@ -222,26 +242,33 @@ __global__ void __launch_bounds__(EndsShape<T, C, KP>::THREADS)
     if (begin == end)
         return;
     if (a.initial_state && blockIdx.y == 0)
-        one_end<T, C, KP, false>(a, sequence, head, begin, alone, shared);
+        one_end<T, C, KP, SLICE, false>(a, sequence, head, begin, alone, shared);
     if (a.dht && blockIdx.y == (alone ? 0 : 1))
-        one_end<T, C, KP, true>(a, sequence, head, end - 1, alone, shared);
+        one_end<T, C, KP, SLICE, true>(a, sequence, head, end - 1, alone, shared);
 }
 
-template <typename T, int KP>
+template <typename T, int KP, int SLICE>
 cudaError_t launch_ends_shape(const Arguments &a, cudaStream_t stream) {
-    using Shape = EndsShape<T, CHUNK<T>, KP>;
+    using Shape = EndsShape<T, CHUNK<T>, KP, SLICE>;
+    const auto kernel = ends_kernel<T, CHUNK<T>, KP, SLICE>;
     const dim3 grid(static_cast<unsigned>(a.N * a.Hv), 2);
-    return launch_kernel(ends_kernel<T, CHUNK<T>, KP>, grid, Shape::THREADS, Shape::BYTES, stream,
-                         a);
+    return a.arrivals ? hopper::launch_early(kernel, grid, Shape::THREADS, Shape::BYTES, stream, a)
+                      : launch_kernel(kernel, grid, Shape::THREADS, Shape::BYTES, stream, a);
 }
 
 template <typename T>
 cudaError_t launch_ends(const Arguments &a, cudaStream_t stream) {
     if (!a.initial_state && !a.dht)
         return cudaSuccess;
-    return a.K <= 64    ? launch_ends_shape<T, 64>(a, stream)
-           : a.K <= 128 ? launch_ends_shape<T, 128>(a, stream)
-                        : launch_ends_shape<T, 256>(a, stream);
+    if (a.K <= 64)
+        return launch_ends_shape<T, 64, 32>(a, stream);
+    if (a.K > 128)
+        return launch_ends_shape<T, 256, 32>(a, stream);
+    // All of V at once: a CTA is done sooner, but alone on its multiprocessor.
+    const bool wide = 2 * a.N * a.Hv <= a.multiprocessors &&
+                      EndsShape<T, CHUNK<T>, 128, 128>::BYTES <= a.shared_memory;
+    return wide ? launch_ends_shape<T, 128, 128>(a, stream)
+                : launch_ends_shape<T, 128, 32>(a, stream);
 }
 
 } // namespace gdni

@@ -12,6 +12,9 @@
 // and scores (chunks that a sequence does not fill count in full); backward adds 4 K V / 64 + 4 V
 // bytes for both chains' states and for D and E. Where sequences may be cut, the pools of exact
 // states add (K V + K K) 4 bytes a border and head in forward, (2 K V + K K) 4 in backward.
+//
+// On Hopper backward's last stages overlap: chains, gradients and ends each may start once
+// the one before has, and wait for what they need of it.
 #include "../guard.h"
 #include "../hopper/backward.h"
 #include "../launch.h"
@@ -137,12 +140,15 @@ class Operator {
         a_.initial_state = static_cast<const float *>(t_.initial_state);
         a_.dht = static_cast<const float *>(t_.dht);
         a_.dh0 = static_cast<float *>(t_.dh0);
+        if (!hopper_backward())
+            a_.order = a_.arrivals = a_.next_group = nullptr;
         float *dg = static_cast<float *>(t_.dg), *dbeta = static_cast<float *>(t_.dbeta);
         GDNI_CUDA_TRY(begin(stream));
         if (!(p_.flags & GDN_FLAG_SAVE_INVERSE))
             GDNI_CUDA_TRY(prepare(stream));
         const bool states = !(p_.flags & GDN_FLAG_SAVE_STATES);
         GDNI_CUDA_TRY(plan(states, true, stream));
+        a_.parts = (states ? 4 : 2) * (p_.Hv / p_.Hk);
         GDNI_CUDA_TRY(chains(states, true, stream));
         a_.dg = split_dg_ ? split_dg_ : dg;
         a_.dbeta = split_dg_ ? split_dbeta_ : dbeta;
@@ -249,7 +255,8 @@ class Operator {
         }
         segment_mark_ = work_.mark();
         a_.plan.max_borders =
-            operator_call ? gdni_plan_max_borders(&device_, &p_, t_.cu_seqlens != nullptr) : 0;
+            operator_call ? gdni_plan_max_borders(&device_, &p_, t_.cu_seqlens != nullptr, backward)
+                          : 0;
         a_.plan.segments = a_.plan.max_borders ? p_.segments : 1;
         index<T>();
         const int64_t count = a_.max_chunks * p_.Hv;
@@ -265,6 +272,9 @@ class Operator {
         if (backward) {
             a_.state_grads = work_.take<T>(count * p_.K * p_.V);
             a_.delta_grads = work_.take<T>(count * C * p_.V);
+            a_.order = work_.take<int32_t>(a_.max_chunks);
+            a_.arrivals = work_.take<int32_t>(a_.max_chunks * p_.Hk);
+            a_.next_group = work_.take<int32_t>(1);
             if (norm_) {
                 a_.dq32 = work_.take<float>(keys);
                 a_.dk32 = work_.take<float>(keys);

@@ -14,6 +14,19 @@ __device__ inline int64_t sequence_start(const Arguments &a, int64_t n) {
     return start < 0 ? 0 : start > a.T ? a.T : start;
 }
 
+// Where kernels overlap (Arguments::arrivals; hopper/launch.h): the next one on the stream may
+// start; the one before has ended, and what it waited for. Nothing elsewhere.
+__device__ inline void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
 // Enqueues one kernel; shared memory beyond 48 KB has to be asked for.
 template <typename... Parameters>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,

@@ -108,7 +108,7 @@ gdn_status gdni_plan_make(const gdni_plan_device *device, const gdn_problem *p,
     plan->problem.chunk_start = plan->chunk_start;
     plan->problem.bounds = plan->bounds;
     plan->problem.threshold = gdni_plan_threshold(p);
-    plan->problem.max_borders = gdni_plan_max_borders(device, p, data->cu_seqlens != NULL);
+    plan->problem.max_borders = gdni_plan_max_borders(device, p, data->cu_seqlens != NULL, 0);
     plan->problem.segments = plan->problem.max_borders ? p->segments : 1;
     plan->problem.model = gdni_plan_model_of(device, p);
     summarise(plan);

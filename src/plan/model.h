@@ -140,11 +140,12 @@ static inline gdni_plan_model gdni_plan_model_of(const gdni_plan_device *device,
  * multiprocessors at V = 128; then only a few long ones of many sequences could gain, and 10 us for
  * the plan are 1% of a call of 25000 (chunk, head) pairs. On Hopper (H200, 2026-11-24, commit
  * d260074: tests/bench/results) both passes together gained with up to 16 heads and 16384 tokens a
- * sequence, and lost with more heads, below 8192 tokens, and where many sequences were packed. At
+ * sequence, and lost with more heads, below 8192 tokens, and where many sequences were packed;
+ * since then backward's chunk-parallel pass runs beside its chains, and 16 v-heads lose there. At
  * most two items a multiprocessor, and segments of at least four chunks on average.
  */
 static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, const gdn_problem *p,
-                                            int packed) {
+                                            int packed, int backward) {
     const int64_t chunks = p->T / GDNI_PORTABLE_CHUNK(gdn_dtype_size(p->dtype));
     if (p->segments == 1)
         return 0;
@@ -155,7 +156,7 @@ static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, cons
     const int full = p->N * p->Hv * ((p->V + 63) / 64) * 5 > device->multiprocessors * 2;
     const int worth =
         gdni_plan_on_hopper(device->capability, p)
-            ? p->N * p->Hv <= 16 && chunks >= 256 * p->N
+            ? p->N * p->Hv <= 16 && chunks >= 256 * p->N && (!backward || p->Hv <= 8)
             : chunks >= 48 && (!full || (packed && p->N > 1 && chunks * p->Hv >= 25000));
     if (p->Hv > GDNI_PLAN_MAX_HEADS || !worth)
         return 0;

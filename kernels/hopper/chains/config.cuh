@@ -33,14 +33,14 @@ struct ChainsShape {
     static constexpr uint32_t WIDE = 2 * SQUARE;              // C x K, or ROWS x K
     static constexpr uint32_t GATES = 3 * 64 * sizeof(float); // e^c, e^{c_C - c}, beta
     static constexpr uint32_t OUTPUT = WIDE + SQUARE;         // a warpgroup's state and D or dv
-    static constexpr int THREADS = 128 * WARPGROUPS + (WARPGROUPS == 1 ? 64 : 128);
+    static constexpr int THREADS = 128 * WARPGROUPS + (WARPGROUPS == 1 ? 96 : 128);
     static constexpr uint32_t MEMORY = 232448; // that a CTA may have
     // A stage: K, Gam o T, V or dO; backward also P and Q.
     static constexpr uint32_t stage(bool backward) {
         return WIDE + SQUARE + WARPGROUPS * SQUARE + (backward ? SQUARE + WIDE : 0);
     }
     static constexpr uint32_t OUTPUTS = 2 * WARPGROUPS * OUTPUT;
-    static constexpr uint32_t OUTPUT_BARRIERS = 4 * 8 * WARPGROUPS + 8;
+    static constexpr uint32_t OUTPUT_BARRIERS = 4 * 8 * WARPGROUPS + 16;
     static constexpr int stages(bool backward) {
         return static_cast<int>((MEMORY - OUTPUTS - OUTPUT_BARRIERS) /
                                 (stage(backward) + GATES + 16));
@@ -66,7 +66,8 @@ struct ChainsLayout {
     static constexpr uint32_t OUT_FULL = EMPTY + 8 * STAGES; // [warpgroup][2]
     static constexpr uint32_t OUT_EMPTY = OUT_FULL + 16 * WARPGROUPS;
     static constexpr uint32_t TAIL = OUT_EMPTY + 16 * WARPGROUPS;
-    static constexpr uint32_t BYTES = TAIL + 8;
+    static constexpr uint32_t STORED = TAIL + 8; // [warpgroup] chunks that are, not a barrier
+    static constexpr uint32_t BYTES = STORED + 8;
     static_assert(BYTES <= Shape::MEMORY, "fits");
 };
 

@@ -13,12 +13,14 @@
 // chain passes through shared memory. A warpgroup owns 64 rows of V and never needs the other one.
 // The state is fp32 in its accumulators; it is rounded to bf16 as an operand and in the tiles.
 //
-// Roles: one or two computing warpgroups; a loading warp; a storing warp for each warpgroup.
+// Roles: one or two computing warpgroups; a loading warp; a storing warp for each warpgroup; an
+// announcing warp, where the chunk-parallel pass begins before this kernel has ended.
 //
 //   loading     | chunk i + STAGES - 1 ...       full(stage): copies; empty(stage): 4 warps a
 //   computing   | U(i) | D(i) | S'(i)            warpgroup, once the chunk's last product is done
 //                   state(i)     D(i) to shared memory, behind the products
 //   storing     | tiles of chunk i - 1 ...       out_full: 4 warps; out_empty: the storing warp
+//   announcing  | tiles of chunk i - 3 ...       Arguments::arrivals, once they are in memory
 //
 // In a chunk that a sequence does not fill the copies bring in rows of the next sequence, or of
 // nobody: the loading warp waits for them itself (barrier `tail`) and zeros them. dv of such a
@@ -28,6 +30,7 @@
 // warpgroup's state and D or dv on their way out. What limits it, and what was tried: README.md.
 #pragma once
 
+#include "common/handover.cuh"
 #include "hopper/chains/config.cuh"
 
 namespace gdni {
@@ -186,13 +189,45 @@ __device__ __forceinline__ void chains_store(const ChainsParameters &p, const Ch
                 chains_store_rows(p.a, from + Shape::WIDE, token, item.head, 64 * half, rows);
             if (leader)
                 cp_async_bulk_wait_group_read<0>();
+        } else if (leader) {
+            cp_async_bulk_commit_group();
         }
         __syncwarp();
-        if (leader)
+        if (leader) {
             mbarrier_arrive(shared + Layout::OUT_EMPTY + barrier);
+            cp_async_bulk_wait_group<1>();
+            store_release_shared(shared + Layout::STORED + 4 * warpgroup, i);
+        }
     }
-    if (leader)
+    if (leader) {
         cp_async_bulk_wait_group<0>();
+        store_release_shared(shared + Layout::STORED + 4 * warpgroup, count);
+    }
+}
+
+// Tells the chunk-parallel pass which tiles are complete. A warp of its own: the fence takes as
+// long as a chunk.
+template <int WARPGROUPS, bool BACKWARD>
+__device__ __forceinline__ void chains_announce(const ChainsParameters &p, const ChainsItem &item,
+                                                uint32_t shared) {
+    using Layout = ChainsLayout<WARPGROUPS, BACKWARD>;
+    const int count = item.end - item.begin;
+    for (int done = 0; done < count;) {
+        int stored = count;
+        for (int w = 0; w < WARPGROUPS; ++w)
+            stored = min(stored, load_acquire_shared(shared + Layout::STORED + 4 * w));
+        if (stored == done) {
+            __nanosleep(200);
+            continue;
+        }
+        __threadfence();
+        for (; done < stored; ++done) {
+            const int n = BACKWARD ? item.end - 1 - done : item.begin + done;
+            if (n >= item.tiles_begin && n < item.tiles_end)
+                red_relaxed_add(p.a.arrivals + static_cast<int64_t>(n) * p.a.Hk + item.k_head,
+                                WARPGROUPS);
+        }
+    }
 }
 
 // S^T of this warpgroup's rows of V from [K][V] in fp32, or back.
@@ -473,6 +508,8 @@ __device__ __forceinline__ void chains_run(const ChainsParameters &p, int index)
             mbarrier_init(shared + Layout::OUT_EMPTY + 8 * i, 1);
         }
         mbarrier_init(shared + Layout::TAIL, 1);
+        for (int w = 0; w < WARPGROUPS; ++w)
+            store_release_shared(shared + Layout::STORED + 4 * w, 0);
         fence_mbarrier_init();
         fence_proxy_async();
     }
@@ -486,6 +523,8 @@ __device__ __forceinline__ void chains_run(const ChainsParameters &p, int index)
             chains_load<WARPGROUPS, BACKWARD>(p, item, shared);
         else if (warp <= WARPGROUPS)
             chains_store<WARPGROUPS, BACKWARD>(p, item, warp - 1, shared);
+        else if (warp == WARPGROUPS + 1 && p.a.arrivals && threadIdx.x % 32 == 0)
+            chains_announce<WARPGROUPS, BACKWARD>(p, item, shared);
     } else {
         if constexpr (WARPGROUPS == 2)
             setmaxnreg_inc<224>();
@@ -496,6 +535,7 @@ __device__ __forceinline__ void chains_run(const ChainsParameters &p, int index)
 template <int WARPGROUPS>
 __global__ void __launch_bounds__(ChainsShape<WARPGROUPS>::THREADS, 1)
     chains_kernel(const __grid_constant__ ChainsParameters p) {
+    griddepcontrol_launch_dependents();
     // Both chains of an item side by side: CTAs without an item come last.
     const int chains = p.forward + p.backward, index = static_cast<int>(blockIdx.x) / chains;
     if (p.backward && static_cast<int>(blockIdx.x) % chains == p.forward)

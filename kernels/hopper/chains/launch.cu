@@ -59,6 +59,7 @@ cudaError_t launch_exact_gradients(const Arguments &a, cudaStream_t stream) {
     p.a = a;
     p.a.dv = {};
     p.a.state_grads = nullptr;
+    p.a.arrivals = nullptr;
     p.exact = true;
     p.last_gradients = a.pool_grads;
     return launch_any(p, false, true, stream);

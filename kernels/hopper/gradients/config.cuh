@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 
+#include "common/handover.cuh"
 #include "common/matrix.cuh"
 #include "common/mbarrier.cuh"
 #include "common/tma.cuh"
@@ -70,21 +71,29 @@ enum Barrier {
     OUT_FULL = 20,   // 8 consumer warps: dq and dk lie in the group's last stage
     STAGE_TAIL = 21, // copies of a chunk with fewer rows
     GROUP_TAIL = 22,
-    BARRIER_COUNT = 23
+    GROUP_FULL = 23, // [8] the warp that takes them
+    BARRIER_COUNT = 31
 };
-constexpr uint32_t BYTES = BARRIERS + 8 * BARRIER_COUNT;
+// The CTA's groups, -1 behind the last. The warp that takes them is at most two ahead of the
+// consumers, and nobody is more than four behind it.
+constexpr int GROUPS = 8;
+constexpr uint32_t TAKEN = BARRIERS + 8 * BARRIER_COUNT; // [GROUPS]
+constexpr uint32_t BYTES = TAKEN + 4 * GROUPS;
 static_assert(BYTES <= 232448, "fits");
 static_assert(G % 1024 == 0, "swizzled tiles start at multiples of 1024 bytes");
 
 } // namespace gradients
 
-// The n-th (chunk, k-head) of this CTA: their index, and whether there is one. NOTE: made of n
-// where it is needed, since it costs spills in a register.
-__device__ __forceinline__ int group_of(int n) {
-    return static_cast<int>(blockIdx.x + n * gridDim.x);
+// The n-th (chunk, k-head) of this CTA: its index, and whether there is one. NOTE: read where it is
+// needed, since it costs spills in a register.
+__device__ __forceinline__ int group_of(uint32_t shared, int n) {
+    using namespace gradients;
+    return load_acquire_shared(shared + TAKEN + 4 * (n % GROUPS));
 }
-__device__ __forceinline__ bool is_group(const Arguments &a, int n) {
-    return group_of(n) < static_cast<int>(a.chunk_start[a.N]) * a.Hk;
+__device__ __forceinline__ bool is_group(uint32_t shared, int n) {
+    using namespace gradients;
+    mbarrier_wait(shared + BARRIERS + 8 * (GROUP_FULL + n % GROUPS), n / GROUPS & 1);
+    return group_of(shared, n) >= 0;
 }
 
 } // namespace hopper

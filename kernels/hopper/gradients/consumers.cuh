@@ -10,7 +10,7 @@ namespace hopper {
 __device__ __forceinline__ void gradients_queries(const GradientsParameters &p, uint32_t shared) {
     const uint32_t barriers = shared + BARRIERS;
     const uint32_t mine = shared + G + 8 * (threadIdx.x % 128);
-    for (int n = 0; is_group(p.a, n); ++n) {
+    for (int n = 0; is_group(shared, n); ++n) {
         const uint32_t kt = __shfl_sync(~0u, shared + K + ROWS * (n & 1), 0), qt = shared + Q;
         const uint64_t k = wgmma_descriptor(kt), q = wgmma_descriptor(qt);
         float sum[64], g[32];
@@ -151,7 +151,7 @@ __device__ __forceinline__ void gradients_queries(const GradientsParameters &p, 
         pin(sum);
         mbarrier_arrive_if(barriers + 8 * Q_EMPTY, at.lane == 0);
         mbarrier_arrive_if(barriers + 8 * (K_EMPTY + (m & 1)), at.lane == 0);
-        gradients_output(sum, p.a, p.a.dq32, group_of(m), last + DO, at);
+        gradients_output(sum, p.a, p.a.dq32, group_of(shared, m), last + DO, at);
         __syncwarp();
         mbarrier_arrive_if(barriers + 8 * OUT_FULL, at.lane == 0);
     }
@@ -160,7 +160,7 @@ __device__ __forceinline__ void gradients_queries(const GradientsParameters &p, 
 __device__ __forceinline__ void gradients_keys(const GradientsParameters &p, uint32_t shared) {
     const uint32_t barriers = shared + BARRIERS;
     const uint32_t mine = shared + PAIRS + 8 * (threadIdx.x % 128);
-    for (int n = 0; is_group(p.a, n); ++n) {
+    for (int n = 0; is_group(shared, n); ++n) {
         const uint32_t kt = __shfl_sync(~0u, shared + K + ROWS * (n & 1), 0);
         const uint64_t k = wgmma_descriptor(kt);
         float sum[64], w[32];
@@ -326,7 +326,7 @@ __device__ __forceinline__ void gradients_keys(const GradientsParameters &p, uin
         mbarrier_arrive_if(barriers + 8 * Q_EMPTY, at.lane == 0);
         mbarrier_arrive_if(barriers + 8 * (K_EMPTY + (m & 1)), at.lane == 0);
         bar_sync(2, 128); // all have read W
-        gradients_output(sum, p.a, p.a.dk32, group_of(m), last + DV, at);
+        gradients_output(sum, p.a, p.a.dk32, group_of(shared, m), last + DV, at);
         __syncwarp();
         mbarrier_arrive_if(barriers + 8 * OUT_FULL, at.lane == 0);
     }

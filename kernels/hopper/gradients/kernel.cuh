@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(THREADS, 1)
     extern __shared__ __align__(1024) unsigned char memory[];
     const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(memory));
     if (threadIdx.x == 0) {
-        constexpr int COUNTS[BARRIER_COUNT] = {32,        32,        8, 8, 32, 8, 32, 32,
-                                               8,         8,         1, 8, 1,  8, 4,  4,
-                                               CONSUMERS, CONSUMERS, 1, 1, 8,  1, 1};
+        constexpr int COUNTS[BARRIER_COUNT] = {32, 32, 8, 8, 32, 8,         32,        32, 8, 8, 1,
+                                               8,  1,  8, 4, 4,  CONSUMERS, CONSUMERS, 1,  1, 8, 1,
+                                               1,  1,  1, 1, 1,  1,         1,         1,  1};
 #pragma unroll
         for (int i = 0; i < BARRIER_COUNT; ++i)
             mbarrier_init(shared + BARRIERS + 8 * i, COUNTS[i]);
@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         fence_proxy_async();
     }
     __syncthreads();
+    griddepcontrol_launch_dependents();
     const int warpgroup = static_cast<int>(threadIdx.x) / 128;
     if (warpgroup == 2) {
         setmaxnreg_dec<40>();
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         setmaxnreg_inc<248>();
         gradients_keys(p, shared);
     }
+    griddepcontrol_wait(); // the grid behind this one counts on both
 }
 
 } // namespace hopper

@@ -25,7 +25,8 @@ cudaError_t launch_gradients(const Arguments &a, cudaStream_t stream) {
     const int64_t groups = a.max_chunks * a.Hk;
     const dim3 grid(
         static_cast<unsigned>(std::min(groups, static_cast<int64_t>(a.multiprocessors))));
-    return launch_kernel(gradients_kernel, grid, THREADS, BYTES, stream, p);
+    return a.arrivals ? launch_early(gradients_kernel, grid, THREADS, BYTES, stream, p)
+                      : launch_kernel(gradients_kernel, grid, THREADS, BYTES, stream, p);
 }
 
 } // namespace hopper

@@ -15,9 +15,15 @@ __device__ __forceinline__ void gradients_load_heads(const GradientsParameters &
     const int heads = p.heads;
     int it = 0;
     uint32_t tail_phase = 0;
-    for (int n = 0; is_group(p.a, n); ++n) {
-        const int group = group_of(n), index = group / p.a.Hk, k_head = group % p.a.Hk;
+    for (int n = 0; is_group(shared, n); ++n) {
+        const int group = group_of(shared, n), index = group / p.a.Hk, k_head = group % p.a.Hk;
         const int token = static_cast<int>(p.a.chunks[index].token), rows = p.a.chunks[index].rows;
+        if (leader && p.a.arrivals) {
+            while (load_acquire(p.a.arrivals + group) < p.a.parts)
+                __nanosleep(100);
+            fence_proxy_async_all();
+        }
+        __syncwarp();
         for (int r = 0; r < heads; ++r, ++it) {
             const int head = k_head * heads + r, tile = index * p.a.Hv + head, stage = it & 1;
             const uint32_t to = shared + STAGES + STAGE * stage;
@@ -64,13 +70,32 @@ __device__ __forceinline__ void gradients_load_heads(const GradientsParameters &
     }
 }
 
+// Takes this CTA's n-th group: the next in the order in which the chains get done with them, or
+// where nothing is known of that, the CTAs take turns. One warp.
+__device__ __forceinline__ void gradients_take(const Arguments &a, uint32_t shared, int n) {
+    if (threadIdx.x % 32 == 0) {
+        const int count = static_cast<int>(a.chunk_start[a.N]) * a.Hk;
+        const int place = a.next_group ? atomicAdd(a.next_group, 1)
+                                       : static_cast<int>(blockIdx.x + n * gridDim.x);
+        const int group = place >= count ? -1
+                          : a.order      ? a.order[place / a.Hk] * a.Hk + place % a.Hk
+                                         : place;
+        store_release_shared(shared + TAKEN + 4 * (n % GROUPS), group);
+        mbarrier_arrive(shared + BARRIERS + 8 * (GROUP_FULL + n % GROUPS));
+    }
+    __syncwarp();
+}
+
 __device__ __forceinline__ void gradients_load_groups(const GradientsParameters &p,
                                                       uint32_t shared) {
     const bool leader = threadIdx.x % 32 == 0;
     const uint32_t barriers = shared + BARRIERS;
     uint32_t tail_phase = 0;
-    for (int n = 0; is_group(p.a, n); ++n) {
-        const int group = group_of(n), index = group / p.a.Hk, k_head = group % p.a.Hk;
+    for (int n = 0;; ++n) {
+        gradients_take(p.a, shared, n);
+        if (!is_group(shared, n))
+            break;
+        const int group = group_of(shared, n), index = group / p.a.Hk, k_head = group % p.a.Hk;
         const int token = static_cast<int>(p.a.chunks[index].token), rows = p.a.chunks[index].rows;
         for (int which = 0; which < 2; ++which) { // K, Q
             const int slot = which ? 0 : n & 1, phase = which ? n & 1 : n >> 1 & 1;
@@ -112,8 +137,8 @@ __device__ __forceinline__ void gradients_store_rows(const Tensor &x, uint32_t t
 __device__ __forceinline__ void gradients_store(const GradientsParameters &p, uint32_t shared) {
     const bool leader = threadIdx.x % 32 == 0;
     const uint32_t barriers = shared + BARRIERS;
-    for (int n = 0; is_group(p.a, n); ++n) {
-        const int group = group_of(n), index = group / p.a.Hk, k_head = group % p.a.Hk;
+    for (int n = 0; is_group(shared, n); ++n) {
+        const int group = group_of(shared, n), index = group / p.a.Hk, k_head = group % p.a.Hk;
         const int token = static_cast<int>(p.a.chunks[index].token), rows = p.a.chunks[index].rows;
         const int stage = ((n + 1) * p.heads - 1) & 1;
         mbarrier_wait(barriers + 8 * OUT_FULL, n & 1);
@@ -163,10 +188,10 @@ __device__ __forceinline__ void gradients_reduce(const GradientsParameters &p, u
     const uint32_t barriers = shared + BARRIERS;
     const int heads = p.heads;
     int it = 0;
-    for (int n = 0; is_group(p.a, n); ++n) {
+    for (int n = 0; is_group(shared, n); ++n) {
         for (int r = 0; r < heads; ++r, ++it) {
             const int lane = thread_index() % 32, stage = it & 1;
-            const int group = group_of(n), index = group / p.a.Hk;
+            const int group = group_of(shared, n), index = group / p.a.Hk;
             const int head = group % p.a.Hk * heads + r;
             const float *table =
                 p.a.gates + static_cast<int64_t>(index * p.a.Hv + head) * (GATE_ROWS * 64);
