@@ -23,7 +23,8 @@ add_library(gdn_hopper OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/hopper/forward/launch.cu
   ${CMAKE_CURRENT_LIST_DIR}/hopper/fused/launch.cu
   ${CMAKE_CURRENT_LIST_DIR}/hopper/gradients/launch.cu
-  ${CMAKE_CURRENT_LIST_DIR}/hopper/prepare/launch.cu)
+  ${CMAKE_CURRENT_LIST_DIR}/hopper/prepare/launch.cu
+  ${CMAKE_CURRENT_LIST_DIR}/hopper/scan/launch.cu)
 set_target_properties(gdn_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real)
 foreach(part gdn_portable gdn_hopper)
   target_include_directories(${part} PRIVATE ${CMAKE_CURRENT_LIST_DIR} ${PROJECT_SOURCE_DIR}/src)

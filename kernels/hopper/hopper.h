@@ -32,6 +32,8 @@ inline bool fused_pays(const Arguments &a) {
 }
 // The exact pass of a forward's plan: states at the borders, if `states`, and transfer matrices.
 cudaError_t launch_exact(const Arguments &a, bool states, cudaStream_t stream);
+// The pools' states and gradients, from what the exact pass has left there.
+cudaError_t launch_scan(const Arguments &a, bool states, bool gradients, cudaStream_t stream);
 
 } // namespace hopper
 } // namespace gdni

@@ -361,6 +361,12 @@ class Operator {
                                                  : error;
     }
 
+    cudaError_t scan(bool states, bool gradients, cudaStream_t stream) {
+        if (std::is_same_v<T, bf16> && hopper::applies(a_))
+            return hopper::launch_scan(a_, states, gradients, stream);
+        return launch_scan(a_, states, gradients, stream);
+    }
+
     // Cuts the sequences, where that may pay, and finds the exact states at the borders.
     cudaError_t plan(bool states, bool gradients, cudaStream_t stream) {
         if (!a_.plan.max_borders)
@@ -371,7 +377,7 @@ class Operator {
         a_.plan.model = gdni_plan_model_of(&device_, &p_);
         GDNI_CUDA_TRY(launch_plan(a_, stream));
         GDNI_CUDA_TRY(exact(states, gradients, stream));
-        return launch_scan(a_, states, gradients, stream);
+        return scan(states, gradients, stream);
     }
 
     cudaError_t padding(cudaStream_t stream) {
