@@ -234,6 +234,7 @@ template <typename T, int C, int KP, int SLICE>
 __global__ void __launch_bounds__(EndsShape<T, C, KP, SLICE>::THREADS)
     ends_kernel(const __grid_constant__ Arguments a) {
     extern __shared__ __align__(16) unsigned char shared[];
+    let_next_start();
     const int64_t sequence = blockIdx.x / a.Hv;
     const int head = static_cast<int>(blockIdx.x % a.Hv);
     const int64_t begin = a.chunk_start[sequence], end = a.chunk_start[sequence + 1];

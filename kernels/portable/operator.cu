@@ -13,7 +13,7 @@
 // bytes for both chains' states and for D and E. Where sequences may be cut, the pools of exact
 // states add (K V + K K) 4 bytes a border and head in forward, (2 K V + K K) 4 in backward.
 //
-// On Hopper backward's last stages overlap: chains, gradients and ends each may start once
+// On Hopper backward's last stages overlap: chains, gradients, ends and padding each may start once
 // the one before has, and wait for what they need of it.
 #include "../guard.h"
 #include "../hopper/backward.h"

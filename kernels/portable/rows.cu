@@ -1,4 +1,5 @@
 // Work on rows, beside the stages: padding, the norm of q and k and its backward, decay sums.
+#include "../hopper/launch.h"
 #include "stages.h"
 #include "tile.cuh"
 
@@ -91,6 +92,7 @@ __global__ void padding_kernel(const __grid_constant__ Arguments a) {
                 a.dbeta[token * a.Hv + i] = 0.0f;
         }
     }
+    wait_for_previous(); // nobody else writes there, but the call ends with this kernel
 }
 
 // log_decay = sum of g, decay_bound = sum of g + log max(1, |1 - beta |k|^2|) over the last
@@ -133,8 +135,9 @@ unsigned row_blocks(const Arguments &a, int heads) {
 
 template <typename T>
 cudaError_t launch_padding(const Arguments &a, cudaStream_t stream) {
-    return launch_kernel(padding_kernel<T>, dim3(static_cast<unsigned>(a.multiprocessors)), 256, 0,
-                         stream, a);
+    const dim3 grid(static_cast<unsigned>(a.multiprocessors));
+    return a.arrivals ? hopper::launch_early(padding_kernel<T>, grid, 256, 0, stream, a)
+                      : launch_kernel(padding_kernel<T>, grid, 256, 0, stream, a);
 }
 
 template <typename T>
