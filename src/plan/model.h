@@ -141,7 +141,7 @@ static inline gdni_plan_model gdni_plan_model_of(const gdni_plan_device *device,
  * the plan are 1% of a call of 25000 (chunk, head) pairs. On Hopper (H200, 2026-11-24, commit
  * d260074: tests/bench/results) both passes together gained with up to 16 heads and 16384 tokens a
  * sequence, and lost with more heads, below 8192 tokens, and where many sequences were packed;
- * since then backward's chunk-parallel pass runs beside its chains, and 16 v-heads lose there. At
+ * since then backward's chunk-parallel pass runs beside its chains, and 16 heads lose there. At
  * most two items a multiprocessor, and segments of at least four chunks on average.
  */
 static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, const gdn_problem *p,
@@ -156,7 +156,7 @@ static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, cons
     const int full = p->N * p->Hv * ((p->V + 63) / 64) * 5 > device->multiprocessors * 2;
     const int worth =
         gdni_plan_on_hopper(device->capability, p)
-            ? p->N * p->Hv <= 16 && chunks >= 256 * p->N && (!backward || p->Hv <= 8)
+            ? p->N * p->Hv <= (backward ? 8 : 16) && chunks >= 256 * p->N
             : chunks >= 48 && (!full || (packed && p->N > 1 && chunks * p->Hv >= 25000));
     if (p->Hv > GDNI_PLAN_MAX_HEADS || !worth)
         return 0;
