@@ -18,7 +18,8 @@
  *
  * Rules as in gdn.h, with these differences:
  *   Collective    Calls are made by all ranks of the group, in the same order, from one thread at a
- *                 time; they block the host until their messages have come.
+ *                 time; they block the host until their messages have come (over NCCL they
+ *                 do not).
  *   Agreement     A "collective check" compares its arguments between the ranks before data moves
  *                 and fails with the same status and line on all of them.
  *   Failure       Any other failure is that of one rank, whose neighbours are then waiting for it:
@@ -28,9 +29,17 @@
  *   Output, exit  A lost rank cannot be reported by a status alone. gdn_dist_abort(), and the watch
  *                 over silent ranks, print one line on stderr in the whole job and end all its
  *                 processes. Nothing else here prints or exits.
- *   Allocation    Messages need small host allocations; tensors and workspace are the caller's.
+ *   Allocation    Messages need small host allocations (a plan's, page-locked, where they are
+ *                 staged); tensors and workspace are the caller's.
  *
- * No MPI header is included: a communicator crosses as a pointer to it. Host backends only.
+ * On a cuda context the operator's tensors, workspace and saved are memory of its device (the layer
+ * is for host backends). Messages then go over NCCL after gdn_dist_use_nccl(), and calls only
+ * enqueue; otherwise they are staged through page-locked host memory, and calls wait for the stream
+ * up to where the messages have come, as MPI moves what the host can read. What a device decides,
+ * it decides without the host: a rank with neighbours on both sides sends after it has received,
+ * also where every head is truncated.
+ *
+ * No MPI, CUDA or NCCL header is included: a communicator crosses as a pointer to it.
  */
 #ifndef GDN_DIST_H
 #define GDN_DIST_H
@@ -78,6 +87,24 @@ struct gdn_transport {
     /* Ends the whole job as gdn_dist_abort does. Does not return. */
     void (*abort)(gdn_transport *transport, int32_t exit_code, const char *reason);
     void (*destroy)(gdn_transport *transport);
+
+    /*
+     * Memory of a device; NULL but after gdn_dist_use_nccl. Each call enqueues beside the stream,
+     * after all that the stream has now. What was received is there for what the stream gets next;
+     * what is sent stays untouched by what the stream gets until device_finish. Messages between
+     * two ranks arrive in order, and both sides know their size.
+     */
+    gdn_status (*device_send)(gdn_transport *transport, int32_t to, const void *data, size_t bytes,
+                              gdn_stream stream);
+    gdn_status (*device_receive)(gdn_transport *transport, int32_t from, void *data, size_t bytes,
+                                 gdn_stream stream);
+    /* data[count], FP32 or FP64: the sum over ranks, the same bits on every rank. The order of the
+     * additions is NCCL's. The sum is there for what the stream gets after device_finish. */
+    gdn_status (*device_all_reduce)(gdn_transport *transport, gdn_dtype dtype, void *data,
+                                    int64_t count, gdn_stream stream);
+    /* What the stream gets next waits for all of the above. */
+    gdn_status (*device_finish)(gdn_transport *transport, gdn_stream stream);
+    void *device; /* of these functions */
 };
 
 /* ---- The group ---------------------------------------------------------------------------------
@@ -212,7 +239,7 @@ GDN_API void gdn_dist_plan_destroy(gdn_dist_plan *plan); /* NULL is fine */
 
 /* This rank's part as a problem of its own: T = count, N = part.sequences, but at least 1: where
  * there is none, one without tokens that is not of the batch. cu_seqlens: host, [N+1], lives as
- * long as the plan. */
+ * long as the plan; on a cuda context the problem's flags say so. */
 typedef struct gdn_dist_local {
     size_t size;
     gdn_problem problem;
@@ -234,14 +261,15 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_plan_sizes(const gdn_dist_plan *pla
  * gdn_forward and gdn_backward over the sequence group; collective. tensors: this rank's part,
  * shapes as in the local problem, nullable as there, with these differences:
  *
- *   cu_seqlens     ignored: the plan has them
+ *   cu_seqlens     ignored: the plan has them, on the host
  *   saved          not NULL: forward writes decisions, entry state and M there, backward reads them
  *   initial_state  row 0 is ignored with from_left: it comes from there
  *   final_state    with to_right the last row is the state at the shard's end
  *   dht            the last row is ignored with to_right
  *   dh0            with from_left row 0 is the gradient of the shard's entry state
  *
- * BAD_DATA where a state that would be sent holds a NaN or Inf.
+ * BAD_DATA where a state that would be sent holds a NaN or Inf; over NCCL it is sent. What CHECKED
+ * finds is returned before anything is sent, and on a cuda context is found in checked_report.
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_forward(gdn_dist_plan *plan,
                                                      const gdn_tensors *tensors, gdn_stream stream);
@@ -255,7 +283,8 @@ typedef struct gdn_dist_traffic {
     int64_t forward_bytes, backward_bytes;
     int32_t heads_truncated, heads_exact; /* of a sequence that passes through; else both 0 */
     int64_t segment_tokens; /* tokens that forward's segment pass read: the shard's, or fewer where
-                               all heads decay within its tail */
+                               all heads decay within its tail. Where only a device knows, over
+                               NCCL, it is -1, and so are both numbers of heads */
 } gdn_dist_traffic;
 
 #define GDN_DIST_TRAFFIC_INIT                                                                      \

@@ -1,7 +1,8 @@
 /*
- * The operator over ranks. What neighbours wait for comes first: receives are posted, the segment
- * pass gives N (n), final heads leave, the others follow when the neighbour's state is there; then
- * the backend computes this rank's part with the state that came.
+ * The operator over ranks, on host backends (operator_device.c: on a device). What neighbours wait
+ * for comes first: receives are posted, the segment pass gives N (n), final heads leave, the others
+ * follow when the neighbour's state is there; then the backend computes this rank's part with the
+ * state that came.
  */
 #include "plan.h"
 
@@ -20,7 +21,7 @@ static gdn_status open_call(gdn_dist_plan *plan, const char *function, int32_t b
     gdn_tensors checked;
     GDN_TRY(gdni_dist_open(plan, function, backward, tensors, &c->tensors, &c->memory));
     ++plan->calls;
-    if (!(plan->problem.flags & GDN_FLAG_CHECKED))
+    if (plan->on_device || !(plan->problem.flags & GDN_FLAG_CHECKED))
         return GDN_STATUS_OK;
     /* Only the host's memory is read here: on a device the backend's call looks at the values,
      * neighbours' rows among them, and leaves a report (gdn_checked_status). */
@@ -149,7 +150,8 @@ gdn_status gdn_dist_forward(gdn_dist_plan *plan, const gdn_tensors *tensors, gdn
     GDN_TRY(gdni_dist_begin(plan->dist, function));
     gdn_status status = open_call(plan, function, 0, tensors, &c);
     if (status == GDN_STATUS_OK)
-        status = forward(&c, stream);
+        status = plan->on_device ? gdni_device_forward(plan, &c.tensors, &c.memory, stream)
+                                 : forward(&c, stream);
     return gdni_dist_end(plan->dist, status);
 }
 
@@ -212,6 +214,7 @@ gdn_status gdn_dist_backward(gdn_dist_plan *plan, const gdn_tensors *tensors, gd
     GDN_TRY(gdni_dist_begin(plan->dist, function));
     gdn_status status = open_call(plan, function, 1, tensors, &c);
     if (status == GDN_STATUS_OK)
-        status = backward(&c, stream);
+        status = plan->on_device ? gdni_device_backward(plan, &c.tensors, &c.memory, stream)
+                                 : backward(&c, stream);
     return gdni_dist_end(plan->dist, status);
 }

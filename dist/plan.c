@@ -41,11 +41,6 @@ static gdn_status localize(gdn_dist_plan *plan, const gdn_problem *problem,
     static const char *const function = "gdn_dist_plan_create";
     const gdn_shard_part part = GDN_SHARD_PART_INIT;
     gdn_problem whole = GDN_PROBLEM_INIT;
-    const gdn_backend backend = gdn_context_backend(plan->context);
-    if (backend != GDN_BACKEND_CPU && backend != GDN_BACKEND_REFERENCE)
-        return gdni_fail(GDN_STATUS_UNSUPPORTED,
-                         "%s: backend is %s, expected a host backend, cpu or reference", function,
-                         gdn_backend_name(backend));
     GDNI_COPY_STRUCT(&whole, problem, "gdn_dist_plan_create");
     plan->part = part;
     GDN_TRY(gdn_shard_find(shard, plan->group->rank == plan->group->ranks - 1, &plan->part));
@@ -54,6 +49,9 @@ static gdn_status localize(gdn_dist_plan *plan, const gdn_problem *problem,
     GDN_TRY(gdni_problem_check(function, &whole, &plan->problem));
     plan->problem.T = shard->count;
     plan->problem.N = plan->part.sequences > 0 ? plan->part.sequences : 1;
+    plan->on_device = gdn_context_backend(plan->context) == GDN_BACKEND_CUDA;
+    if (plan->on_device)
+        plan->problem.flags |= GDN_FLAG_CU_SEQLENS_HOST;
     GDN_TRY(gdn_problem_supported(plan->context, &plan->problem));
     plan->cu_seqlens = calloc((size_t)plan->problem.N + 1, sizeof(*plan->cu_seqlens));
     plan->firsts = calloc((size_t)plan->group->ranks + 1, sizeof(*plan->firsts));
@@ -66,11 +64,11 @@ static gdn_status localize(gdn_dist_plan *plan, const gdn_problem *problem,
     return GDN_STATUS_OK;
 }
 
-/* Raises *most to the segment workspace of `count` tokens. */
-static gdn_status raise_to_segment(const gdn_dist_plan *plan, int64_t count, size_t *most) {
-    const gdn_problem segment = gdni_dist_segment(plan, count);
+/* Raises *most to the segment workspace of a problem. */
+static gdn_status raise_to_segment(const gdn_dist_plan *plan, const gdn_problem *segment,
+                                   size_t *most) {
     gdn_sizes sizes = GDN_SIZES_INIT;
-    GDN_TRY(gdn_problem_sizes(plan->context, &segment, &sizes));
+    GDN_TRY(gdn_problem_sizes(plan->context, segment, &sizes));
     if (sizes.segment_workspace > *most)
         *most = sizes.segment_workspace;
     return GDN_STATUS_OK;
@@ -87,9 +85,18 @@ static gdn_status find_inner_sizes(gdn_dist_plan *plan) {
     if (!plan->part.from_left && !plan->part.to_right)
         return GDN_STATUS_OK;
     for (int i = 0; i < 2; ++i) {
-        GDN_TRY(raise_to_segment(plan, lengths[i], &most));
-        for (int64_t tail = GDNI_WARM_UP; tail < lengths[i]; tail *= 2)
-            GDN_TRY(raise_to_segment(plan, tail, &most));
+        gdn_problem segment = gdni_dist_segment(plan, lengths[i]);
+        GDN_TRY(raise_to_segment(plan, &segment, &most));
+        /* On a device the length of a segment pass is that of the whole run for the host. */
+        for (int64_t tail = GDNI_WARM_UP; !plan->on_device && tail < lengths[i]; tail *= 2) {
+            segment = gdni_dist_segment(plan, tail);
+            GDN_TRY(raise_to_segment(plan, &segment, &most));
+        }
+    }
+    if (plan->on_device && plan->part.through) {
+        const gdn_problem transfer = gdni_dist_transfer(plan, lengths[0]);
+        GDN_TRY(gdn_problem_supported(plan->context, &transfer));
+        GDN_TRY(raise_to_segment(plan, &transfer, &most));
     }
     if (plan->inner.forward_workspace < most)
         plan->inner.forward_workspace = most;
@@ -100,7 +107,8 @@ static gdn_status find_inner_sizes(gdn_dist_plan *plan) {
 
 /* Offsets of the parts in workspace and saved; 0 bytes for what this rank does not need. */
 typedef struct layout {
-    size_t backend, entry_rows, exit_rows, outgoing, incoming, states, bounds, workspace;
+    size_t backend, entry_rows, exit_rows, outgoing, incoming, states, bounds;
+    size_t sums, cut, first_state, zeros, identity, workspace;
     size_t final, log_decay, entry, transfer, inner, saved; /* workspace, saved: bytes of all */
 } layout;
 
@@ -110,25 +118,42 @@ static size_t place(size_t *end, size_t bytes) {
     return at;
 }
 
+/* A sum a block of 64 tokens and head, over the longer of the runs that cross. */
+static size_t sums_bytes(const gdn_dist_plan *plan) {
+    const int64_t *cu = plan->cu_seqlens + plan->problem.N;
+    const int64_t first = plan->cu_seqlens[1], last = cu[0] - cu[-1];
+    const int64_t blocks = ((first > last ? first : last) + GDNI_WARM_UP - 1) / GDNI_WARM_UP;
+    return sizeof(double) * (size_t)(plan->problem.Hv * blocks);
+}
+
 static layout lay_out(const gdn_dist_plan *plan, int32_t backward) {
     const gdn_problem *p = &plan->problem;
     const gdn_shard_part *part = &plan->part;
     const size_t Hv = (size_t)p->Hv, element = gdn_dtype_size(plan->state_dtype);
     const size_t rows = (size_t)p->N * plan->states_bytes;
+    const size_t square = Hv * (size_t)p->K * (size_t)p->K * element;
     const int crosses = part->from_left || part->to_right;
     layout l = {0};
     l.backend = backward ? plan->inner.backward_workspace : plan->inner.forward_workspace;
     place(&l.workspace, l.backend);
     l.entry_rows = place(&l.workspace, part->from_left && p->N > 1 ? rows : 0);
     l.exit_rows = place(&l.workspace, part->to_right && backward ? rows : 0);
-    l.outgoing = place(&l.workspace, crosses ? plan->mail_bytes : 0);
-    l.incoming = place(&l.workspace, crosses ? plan->mail_bytes : 0);
     l.states = place(&l.workspace, crosses ? plan->states_bytes : 0);
-    l.bounds = place(&l.workspace, crosses ? Hv * element : 0);
+    if (plan->on_device) {
+        l.sums = place(&l.workspace, crosses ? sums_bytes(plan) : 0);
+        l.cut = place(&l.workspace, crosses ? 4 * sizeof(int64_t) : 0);
+        l.first_state = place(&l.workspace, crosses && !part->through ? plan->states_bytes : 0);
+        l.zeros = place(&l.workspace, part->through ? gdni_dist_zeros(plan) : 0);
+        l.identity = place(&l.workspace, part->through ? square : 0);
+    } else {
+        l.outgoing = place(&l.workspace, crosses ? plan->mail_bytes : 0);
+        l.incoming = place(&l.workspace, crosses ? plan->mail_bytes : 0);
+        l.bounds = place(&l.workspace, crosses ? Hv * element : 0);
+    }
     l.final = place(&l.saved, Hv * sizeof(int32_t));
-    l.log_decay = place(&l.saved, part->through ? Hv * element : 0);
+    l.log_decay = place(&l.saved, part->through && !plan->on_device ? Hv * element : 0);
     l.entry = place(&l.saved, crosses ? plan->states_bytes : 0);
-    l.transfer = place(&l.saved, part->through ? Hv * (size_t)p->K * (size_t)p->K * element : 0);
+    l.transfer = place(&l.saved, part->through ? square : 0);
     l.inner = place(&l.saved, plan->inner.saved);
     return l;
 }
@@ -156,6 +181,11 @@ gdn_status gdni_dist_open(const gdn_dist_plan *plan, const char *function, int32
     memory->incoming = workspace + l.incoming;
     memory->states = workspace + l.states;
     memory->bounds = workspace + l.bounds;
+    memory->sums = (double *)(void *)(workspace + l.sums);
+    memory->cut = (int64_t *)(void *)(workspace + l.cut);
+    memory->first_state = workspace + l.first_state;
+    memory->zeros = workspace + l.zeros;
+    memory->identity = workspace + l.identity;
     memory->final = (int32_t *)(void *)(saved + l.final);
     memory->log_decay = saved + l.log_decay;
     memory->entry = saved + l.entry;
@@ -208,6 +238,7 @@ static void find_sizes(gdn_dist_plan *plan) {
     plan->sizes.forward_workspace = lay_out(plan, 0).workspace;
     plan->sizes.backward_workspace = lay_out(plan, 1).workspace;
     plan->sizes.saved = lay_out(plan, 0).saved;
+    plan->sizes.checked_report = plan->inner.checked_report;
 }
 
 static gdn_status set_up(gdn_dist_plan *plan, const gdn_problem *problem, const gdn_shard *shard) {
@@ -221,6 +252,8 @@ static gdn_status set_up(gdn_dist_plan *plan, const gdn_problem *problem, const 
         plan->mail_bytes = (size_t)gdn_shard_state_bytes(p);
         plan->header_bytes = plan->mail_bytes - plan->states_bytes;
         mine = find_inner_sizes(plan);
+        if (mine == GDN_STATUS_OK && plan->on_device && !plan->group->device_send)
+            mine = gdni_staging_create(plan, &plan->staging);
         describe(plan, shard, text, sizeof(text));
     }
     GDN_TRY(gdn_dist_agree(plan->dist, GDN_DIST_SEQUENCE, mine, "gdn_dist_plan_create", text));
@@ -254,6 +287,7 @@ gdn_status gdn_dist_plan_create(gdn_dist_plan **out, gdn_dist *dist, const gdn_c
 void gdn_dist_plan_destroy(gdn_dist_plan *plan) {
     if (!plan)
         return;
+    gdni_staging_destroy(plan->context, plan->staging);
     free(plan->cu_seqlens);
     free(plan->firsts);
     free(plan);

@@ -1,14 +1,17 @@
 /*
  * A plan, and how its calls divide the caller's memory.
  *
- *   workspace   the backend's, then rows of entry and exit states, mail, N and the bounds
- *   saved       decisions, log decays, entry state, M (of a sequence that passes through), then the
- *               backend's
+ *   workspace   the backend's, then rows of entry and exit states, mail, N and the bounds; on a
+ *               device what its kernels decide from, in place of mail and bounds
+ *   saved       decisions, log decays, entry state, M (of a sequence that passes through; on a
+ *               device exp(log_decay) M, and no log decays), then the backend's
  */
 #ifndef GDNI_DIST_PLAN_H
 #define GDNI_DIST_PLAN_H
 
 #include "group.h"
+
+typedef struct gdni_staging gdni_staging;
 
 enum {
     GDNI_WARM_UP = 64 /* tokens: the shortest tail that a segment pass reads */
@@ -20,6 +23,8 @@ struct gdn_dist_plan {
     const gdn_context *context;
     gdn_problem problem; /* this rank's part, defaults filled in */
     gdn_shard_part part;
+    int32_t on_device;      /* tensors are memory of the context's device */
+    gdni_staging *staging;  /* on a device, where messages pass through the host; else NULL */
     int64_t *cu_seqlens;    /* [problem.N + 1] */
     int64_t *firsts;        /* [ranks + 1]: first token of each rank, T last */
     int64_t sequence_start; /* of the first sequence, in tokens of the whole batch */
@@ -38,6 +43,10 @@ typedef struct gdni_dist_memory {
     char *outgoing, *incoming;    /* mail */
     char *states;                 /* one sequence's: N or n */
     void *bounds;                 /* [Hv] state type */
+    double *sums;                 /* scratch of decisions on a device */
+    int64_t *cut;                 /* [4] see gdni_sharding_run */
+    char *first_state;            /* one sequence's: what a segment pass on a device starts from */
+    char *zeros, *identity;       /* of a device's M: v, and [Hv, K, K] */
     int32_t *final;               /* saved from here on: [Hv] decisions */
     void *log_decay;              /* [Hv] state type */
     char *entry;                  /* one sequence's */
@@ -50,6 +59,11 @@ gdn_status gdni_dist_open(const gdn_dist_plan *plan, const char *function, int32
 
 /* The problem of `count` of this part's tokens as one sequence. */
 gdn_problem gdni_dist_segment(const gdn_dist_plan *plan, int64_t count);
+
+/* On a device: that of exp(log_decay) M, the exit state of the same tokens from the identity with
+ * v = 0. Rows of v overlap: all are zeros. */
+gdn_problem gdni_dist_transfer(const gdn_dist_plan *plan, int64_t count);
+size_t gdni_dist_zeros(const gdn_dist_plan *plan); /* bytes of this part's */
 
 /* The call on tokens [first, first + count) as one sequence of its own; states of sequence `row`,
  * -1 = none. */
@@ -93,5 +107,53 @@ gdn_status gdni_mail_receive(gdni_mail *mail, void *states);
  */
 void gdni_apply_transfer(const gdn_dist_plan *plan, const gdni_dist_memory *memory,
                          int32_t transposed, const void *in, void *out);
+
+/* ---- On a device -------------------------------------------------------------------------------
+ */
+
+#ifdef GDNI_HAVE_CUDA
+/* Forward and backward, as gdn_dist_forward and gdn_dist_backward. */
+gdn_status gdni_device_forward(gdn_dist_plan *plan, gdn_tensors *tensors,
+                               const gdni_dist_memory *memory, gdn_stream stream);
+gdn_status gdni_device_backward(gdn_dist_plan *plan, gdn_tensors *tensors,
+                                const gdni_dist_memory *memory, gdn_stream stream);
+
+/* Page-locked memory that states pass through on their way to MPI and back. */
+gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **staging);
+void gdni_staging_destroy(const gdn_context *context, gdni_staging *staging);
+
+/* States [Hv, K, V] of the device on their way to the neighbour `step` further, or from it. */
+typedef struct gdni_crossing {
+    gdn_dist_plan *plan;
+    gdn_stream stream;
+    int32_t peer;
+    gdni_mail mail; /* where they are staged */
+    int64_t bytes;  /* sent so far */
+} gdni_crossing;
+
+gdni_crossing gdni_crossing_open(gdn_dist_plan *plan, int32_t step, int32_t tag, const char *what,
+                                 gdn_stream stream);
+gdn_status gdni_crossing_expect(gdni_crossing *crossing);
+gdn_status gdni_crossing_receive(gdni_crossing *crossing, void *states);
+gdn_status gdni_crossing_send(gdni_crossing *crossing, const void *states);
+/* What forward decided, as far as the host may know without waiting. */
+gdn_status gdni_crossing_traffic(gdni_crossing *crossing, const gdni_dist_memory *memory);
+/* What was sent may be overwritten by what the stream gets from here on. */
+gdn_status gdni_crossing_finish(gdni_crossing *crossing);
+#else
+/* No context has a device here. */
+static inline gdn_status gdni_device_forward(gdn_dist_plan *plan, gdn_tensors *tensors,
+                                             const gdni_dist_memory *memory, gdn_stream stream) {
+    return GDN_STATUS_NO_BACKEND;
+}
+static inline gdn_status gdni_device_backward(gdn_dist_plan *plan, gdn_tensors *tensors,
+                                              const gdni_dist_memory *memory, gdn_stream stream) {
+    return GDN_STATUS_NO_BACKEND;
+}
+static inline gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **staging) {
+    return GDN_STATUS_NO_BACKEND;
+}
+static inline void gdni_staging_destroy(const gdn_context *context, gdni_staging *staging) {}
+#endif
 
 #endif /* GDNI_DIST_PLAN_H */

@@ -13,8 +13,23 @@ gdn_problem gdni_dist_segment(const gdn_dist_plan *plan, int64_t count) {
     gdn_problem problem = plan->problem;
     problem.T = count;
     problem.N = 1;
-    problem.flags &= ~(uint32_t)(GDN_FLAG_CHECKED | GDN_FLAG_SAVE_STATES | GDN_FLAG_SAVE_INVERSE);
+    problem.flags &= ~(uint32_t)(GDN_FLAG_CHECKED | GDN_FLAG_SAVE_STATES | GDN_FLAG_SAVE_INVERSE |
+                                 GDN_FLAG_CU_SEQLENS_HOST);
     return problem;
+}
+
+gdn_problem gdni_dist_transfer(const gdn_dist_plan *plan, int64_t count) {
+    const gdn_strides dense = {0, 0}, overlapping = {plan->problem.K, plan->problem.K};
+    gdn_problem problem = gdni_dist_segment(plan, count);
+    problem.V = problem.K;
+    problem.v_strides = overlapping;
+    problem.o_strides = dense;
+    return problem;
+}
+
+size_t gdni_dist_zeros(const gdn_dist_plan *plan) {
+    const gdn_problem *p = &plan->problem;
+    return gdn_dtype_size(p->dtype) * (size_t)((p->T + p->Hv) * p->K);
 }
 
 static const void *row(const void *data, size_t element, int64_t index) {

@@ -138,9 +138,16 @@ gdn_status gdni_mpi_transport(gdn_transport **transport, const gdni_mpi_group *g
     mpi_transport *t = calloc(1, sizeof(*t) + sizeof(*t->world) * (size_t)group->ranks);
     if (!t)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for a transport");
-    const gdn_transport base = {sizeof(base),  group->rank,  group->ranks,    send_bytes,
-                                receive_bytes, wait_request, gdni_all_gather, gdni_all_reduce,
-                                end_job,       destroy};
+    const gdn_transport base = {.size = sizeof(base),
+                                .rank = group->rank,
+                                .ranks = group->ranks,
+                                .send = send_bytes,
+                                .receive = receive_bytes,
+                                .wait = wait_request,
+                                .all_gather = gdni_all_gather,
+                                .all_reduce = gdni_all_reduce,
+                                .abort = end_job,
+                                .destroy = destroy};
     t->base = base;
     t->communicator = group->communicator;
     t->first_tag = group->first_tag;

@@ -72,6 +72,11 @@ int gdni_cuda_stream_copy(int device, void *to, const void *from, size_t bytes, 
     return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream);
 }
 
+int gdni_cuda_stream_zero(int device, void *to, size_t bytes, gdn_stream stream) {
+    const gdni::DeviceGuard guard(device);
+    return guard.error() != cudaSuccess ? guard.error() : cudaMemsetAsync(to, 0, bytes, stream);
+}
+
 int gdni_cuda_pin(int device, size_t bytes, void **out) {
     const gdni::DeviceGuard guard(device);
     return guard.error() != cudaSuccess ? guard.error() : cudaMallocHost(out, bytes ? bytes : 1);

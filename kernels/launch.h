@@ -49,6 +49,43 @@ int gdni_cuda_stream_copy(int device, void *to, const void *from, size_t bytes, 
 int gdni_cuda_pin(int device, size_t bytes, void **out);
 void gdni_cuda_unpin(int device, void *memory);
 
+int gdni_cuda_stream_zero(int device, void *to, size_t bytes, gdn_stream stream);
+/*
+ * Sequences that go on in other shards; all memory is the device's. A run is `count` tokens of one
+ * sequence, those at the front of the tensors. Each call enqueues and returns 0 or the CUDA error
+ * code.
+ */
+enum {
+    GDNI_RUN_BLOCK = 64 /* tokens: the shortest part of a run that is read alone */
+};
+typedef struct gdni_sharding_run {
+    int from_start;   /* a shorter part of the run is its start; otherwise its end */
+    double threshold; /* of the bound on a head's decay; -INFINITY: no head is final */
+    double *sums;     /* [Hv, ceil(T / RUN_BLOCK)]: scratch */
+    int32_t *final;   /* [Hv] whether the bound over the run is below the threshold, or NULL */
+    /* [0], [1]: the tokens that a segment pass has to read, which are all, or a part over which
+     * every head's bound is below the threshold, as it is over every longer one of 64 doubled again
+     * and again. [2], [3]: all tokens where a head is not final, none otherwise. */
+    int64_t *cut;
+} gdni_sharding_run;
+int gdni_sharding_decide(const gdni_cuda_device *device, const gdn_problem *problem,
+                         const gdn_tensors *tensors, const gdni_sharding_run *run,
+                         gdn_stream stream);
+/* to = from, or zeros where cut leaves tokens out; elements of fp32. */
+int gdni_sharding_choose(const gdni_cuda_device *device, float *to, const float *from,
+                         const int64_t *cut, int64_t tokens, int64_t elements, gdn_stream stream);
+/* [heads, K, K] */
+int gdni_sharding_identity(const gdni_cuda_device *device, float *to, int32_t heads, int32_t K,
+                           gdn_stream stream);
+/* out[h] += M[h] in[h], or M[h]^T in[h], for the heads that are not final. M [Hv, K, K] */
+typedef struct gdni_sharding_step {
+    int transposed;
+    const int32_t *final;
+    const float *M, *in;
+    float *out;
+} gdni_sharding_step;
+int gdni_sharding_apply(const gdni_cuda_device *device, const gdn_problem *problem,
+                        const gdni_sharding_step *step, gdn_stream stream);
 /*
  * GDN_FLAG_CHECKED. A place is tensor << GDNI_PLACE_BITS | index: tensor 0 is cu_seqlens, then come
  * the inputs; index is flat in [rows, heads, dim], or of a bound. The smallest one is reported.

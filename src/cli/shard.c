@@ -239,6 +239,9 @@ gdn_status cli_evaluate_operator(gdn_dist *dist, const gdn_context *context,
     gdn_dist_plan *plan = NULL;
     if (!dist)
         return gdni_evaluate_operator(context, problem, values);
+    if (gdn_context_backend(context) == GDN_BACKEND_CUDA)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "over ranks: backend is cuda, expected cpu or reference");
     GDN_TRY(open_work(&w, dist, problem->T, problem->N, values->cu_seqlens));
     const gdn_status status = run_operator(&w, context, problem, values, &plan);
     gdn_dist_plan_destroy(plan);

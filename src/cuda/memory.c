@@ -74,3 +74,8 @@ gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream stream, const
     const int error = gdni_cuda_stream_wait(context->device, stream);
     return STATUS(error, GDN_STATUS_CUDA_ERROR, "%s", what);
 }
+
+gdn_status gdni_stream_zero(const gdn_context *context, void *to, size_t bytes, gdn_stream stream) {
+    const int error = gdni_cuda_stream_zero(context->device, to, bytes, stream);
+    return STATUS(error, GDN_STATUS_CUDA_ERROR, "clearing %zu bytes", bytes);
+}

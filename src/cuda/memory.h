@@ -10,7 +10,8 @@
 GDN_API gdn_status gdni_device_allocate(const gdn_context *context, size_t bytes, void **out);
 GDN_API void gdni_device_release(const gdn_context *context, void *memory);
 /* Either way; waits for the device's work first. */
-gdn_status gdni_device_copy(const gdn_context *context, void *to, const void *from, size_t bytes);
+GDN_API gdn_status gdni_device_copy(const gdn_context *context, void *to, const void *from,
+                                    size_t bytes);
 
 /* Page-locked memory of the host: what copies of a stream need to run beside the host. */
 GDN_API gdn_status gdni_pinned_allocate(const gdn_context *context, size_t bytes, void **out);
@@ -23,6 +24,8 @@ GDN_API gdn_status gdni_stream_copy(const gdn_context *context, void *to, const 
 /* Waits for all that was enqueued; what: for the line about a failure. */
 GDN_API gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream stream,
                                     const char *what);
+GDN_API gdn_status gdni_stream_zero(const gdn_context *context, void *to, size_t bytes,
+                                    gdn_stream stream);
 #else
 /* No context has a device here. */
 static inline gdn_status gdni_no_device(void) {
@@ -55,6 +58,10 @@ static inline gdn_status gdni_stream_copy(const gdn_context *context, void *to, 
 }
 static inline gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream stream,
                                           const char *what) {
+    return gdni_no_device();
+}
+static inline gdn_status gdni_stream_zero(const gdn_context *context, void *to, size_t bytes,
+                                          gdn_stream stream) {
     return gdni_no_device();
 }
 #endif

@@ -1,3 +1,4 @@
 target_sources(gdn PRIVATE
   ${CMAKE_CURRENT_LIST_DIR}/cuda.c
-  ${CMAKE_CURRENT_LIST_DIR}/memory.c)
+  ${CMAKE_CURRENT_LIST_DIR}/memory.c
+  ${CMAKE_CURRENT_LIST_DIR}/sharding.c)

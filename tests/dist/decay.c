@@ -1,20 +1,23 @@
-/* Which heads are truncated, what that changes, and what crosses: for three ranks. */
+/* decay [portable]: which heads are truncated, what that changes, and what crosses, for three ranks
+ * on the host, or on a device by portable kernels. */
 #include "problem.h"
 
 enum {
     RANKS = 3,
-    HEADER = 16 /* bytes of a message's header, for up to 64 heads */
+    HEADER = 16, /* bytes of a message's header, for up to 64 heads */
+    DIM = 16
 };
 
+static const machine *device; /* NULL: host backends */
+
 /* One sequence of T tokens with states; gates and beta are the caller's. */
-static batch make(int64_t T, int32_t Hv, int32_t K, int32_t V, double gate, double key) {
+static batch make(int64_t T, int32_t Hv, double gate, double key) {
     harness_random r = {7};
     batch b = {.problem = GDN_PROBLEM_INIT};
     b.problem.dtype = GDN_DTYPE_FP64;
     b.problem.T = T;
     b.problem.Hv = Hv;
-    b.problem.K = K;
-    b.problem.V = V;
+    b.problem.K = b.problem.V = DIM;
     batch_allocate(&b, 1);
     batch_fill(&b, &r, gate, key);
     return b;
@@ -24,7 +27,9 @@ static part run(batch *b, gdn_dist *dist, gdn_dtype dtype, uint32_t flags, const
     gdn_shard shard = GDN_SHARD_INIT;
     shard.T = b->problem.T;
     gdn_shard_even(&shard, gdn_dist_rank(dist, GDN_DIST_SEQUENCE), RANKS);
-    part x = part_run(b, dist, &shard, dtype, flags, 0.0);
+    const gdn_problem problem = problem_as(b, dtype, flags, 0.0);
+    part x = device ? part_run_on(device, b, dist, &shard, &problem)
+                    : part_run(b, dist, &shard, dtype, flags, 0.0);
     part_check(&x, dist, tolerances_of(dtype), name);
     return x;
 }
@@ -52,7 +57,7 @@ static void check_bytes(const part *x, const char *name) {
 /* Heads that forget are truncated and read a short tail only; what is sent does not depend on T. */
 static void test_strong(gdn_dist *dist) {
     for (int64_t T = 384; T <= 1536; T *= 2) {
-        batch b = make(T, 1, 16, 8, 1.0, 1.0);
+        batch b = make(T, 1, 1.0, 1.0);
         batch_solve(&b);
         part x = run(&b, dist, GDN_DTYPE_FP32, 0, "strong gates");
         check_heads(&x, 1, 0, "strong gates");
@@ -74,7 +79,7 @@ static void test_strong(gdn_dist *dist) {
 /* Heads of one layer may differ: two forget, two keep. */
 static void test_mixed(gdn_dist *dist) {
     for (int64_t T = 384; T <= 768; T *= 2) {
-        batch b = make(T, 4, 8, 16, 8.0, 1.0);
+        batch b = make(T, 4, 8.0, 1.0);
         batch_solve(&b);
         part x = run(&b, dist, GDN_DTYPE_FP32, 0, "mixed gates");
         check_heads(&x, T == 384 ? 2 : 3, T == 384 ? 2 : 1, "mixed gates");
@@ -97,7 +102,9 @@ static void test_thresholds(gdn_dist *dist) {
                 {GDN_DTYPE_BF16, -11.0, 1, "bf16, -11"},
                 {GDN_DTYPE_FP64, -400.0, 0, "fp64, -400"}};
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); ++i) {
-        batch b = make(120, 1, 8, 8, 0.0, 1.0);
+        if (device && rows[i].dtype == GDN_DTYPE_FP64)
+            continue;
+        batch b = make(120, 1, 0.0, 1.0);
         for (int64_t t = 0; t < 120; ++t)
             b.data[G][t] = (double)(float)(rows[i].sum / (120.0 / RANKS));
         batch_solve(&b);
@@ -115,11 +122,11 @@ static void test_thresholds(gdn_dist *dist) {
  */
 static void test_large_keys(gdn_dist *dist, gdn_dtype dtype, double sum, const char *name) {
     const int64_t T = 60, each = T / RANKS;
-    batch b = make(T, 1, 8, 8, 0.0, 2.0);
+    batch b = make(T, 1, 0.0, 2.0);
     for (int64_t t = 0; t < T; ++t) {
         b.data[G][t] = (double)(float)(sum / (double)each);
         b.data[BETA][t] = (double)0.95f;
-        memcpy(b.data[K_] + t * 8, b.data[K_], 8 * sizeof(double));
+        memcpy(b.data[K_] + t * DIM, b.data[K_], DIM * sizeof(double));
     }
     batch_solve(&b);
     part x = run(&b, dist, dtype, 0, name);
@@ -127,16 +134,16 @@ static void test_large_keys(gdn_dist *dist, gdn_dtype dtype, double sum, const c
     part_free(&x);
 
     /* The same from the second shard on, as if nothing had come before it. */
-    batch naive = make(T - each, 1, 8, 8, 0.0, 2.0);
+    batch naive = make(T - each, 1, 0.0, 2.0);
     double difference = 0.0, size = 0.0;
     for (int i = Q; i <= DO; ++i) {
         const int64_t row = tensor_row(&b.problem, i);
         memcpy(naive.data[i], b.data[i] + each * row, sizeof(double) * (size_t)((T - each) * row));
     }
-    memset(naive.data[INITIAL], 0, 64 * sizeof(double));
+    memset(naive.data[INITIAL], 0, DIM * DIM * sizeof(double));
     batch_solve(&naive);
-    for (int64_t i = each * 8; i < (T - each) * 8; ++i) { /* o of the third shard */
-        const double want = b.data[O][each * 8 + i], wrong = naive.data[O][i];
+    for (int64_t i = each * DIM; i < (T - each) * DIM; ++i) { /* o of the third shard */
+        const double want = b.data[O][each * DIM + i], wrong = naive.data[O][i];
         difference += (wrong - want) * (wrong - want);
         size += want * want;
     }
@@ -146,8 +153,12 @@ static void test_large_keys(gdn_dist *dist, gdn_dtype dtype, double sum, const c
     batch_free(&b);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    static const machine portable = {.backend = GDN_BACKEND_CUDA, .kernels = GDN_KERNELS_PORTABLE};
     gdn_dist *dist = test_begin(20.0, 0);
+    device = argc > 1 && !strcmp(argv[1], "portable") ? &portable : NULL;
+    if (device && gdn_device_count() == 0)
+        return test_skip(dist, "no CUDA device here");
     CHECK(gdn_dist_ranks(dist, GDN_DIST_SEQUENCE) == RANKS, "run it with -n %d", RANKS);
     test_strong(dist);
     test_mixed(dist);

@@ -5,8 +5,7 @@
 #ifndef GDN_TEST_PROBLEM_H
 #define GDN_TEST_PROBLEM_H
 
-#include "gdn_dist.h"
-#include "harness.h"
+#include "machine.h"
 
 /* Tensors in the order of this list: inputs, outputs, gradients. */
 enum {
@@ -181,18 +180,18 @@ static inline int64_t draw_int(harness_random *r, int64_t low, int64_t high) {
     return low + (int64_t)(harness_uniform(r) * (double)(high - low + 1));
 }
 
-/* A batch of random shape. */
-static inline batch batch_draw(harness_random *r) {
-    static const int32_t dims[] = {4, 8, 16, 20, 32};
+/* A batch of random shape: head dims of a list, at most so many tokens. */
+static inline batch batch_draw_of(harness_random *r, const int32_t *dims, int32_t count,
+                                  int64_t tokens) {
     batch b = {.problem = GDN_PROBLEM_INIT};
     gdn_problem *p = &b.problem;
     p->dtype = GDN_DTYPE_FP64;
     p->Hk = (int32_t)draw_int(r, 1, 2);
     p->Hv = p->Hk * (int32_t)draw_int(r, 1, 3);
-    p->K = dims[draw_int(r, 0, 4)];
-    p->V = dims[draw_int(r, 0, 4)];
+    p->K = dims[draw_int(r, 0, count - 1)];
+    p->V = dims[draw_int(r, 0, count - 1)];
     p->N = draw_int(r, 1, 5);
-    p->T = draw_int(r, 0, 200);
+    p->T = draw_int(r, 0, tokens);
     if (draw_int(r, 0, 3) == 0) {
         p->T -= p->T % p->N;
     } else {
@@ -210,6 +209,11 @@ static inline batch batch_draw(harness_random *r) {
     batch_allocate(&b, draw_int(r, 0, 3) != 0);
     batch_fill(&b, r, pow(10.0, 3.0 * harness_uniform(r) - 2.0), 1.0);
     return b;
+}
+
+static inline batch batch_draw(harness_random *r) {
+    static const int32_t dims[] = {4, 8, 16, 20, 32};
+    return batch_draw_of(r, dims, 5, 200);
 }
 
 /* One rank's memory in the problem's dtypes. */
@@ -288,41 +292,82 @@ static inline void part_allocate(part *x, gdn_dist *dist) {
         memset((char *)x->data[DHT] + part_bytes(x, DHT) - states, 0xff, states);
 }
 
-/* This rank's part forward and backward through dist: on the reference backend in fp64. */
-static inline part part_run(const batch *b, gdn_dist *dist, const gdn_shard *shard, gdn_dtype dtype,
-                            uint32_t flags, double threshold) {
+/* Forward, then backward, with workspace of their own. */
+static inline void part_compute(const part *x, gdn_dist *dist, const machine *m,
+                                const gdn_context *context, gdn_dist_plan *plan, gdn_tensors *t) {
+    const gdn_problem *p = &x->local.problem;
+    gdn_sizes sizes = GDN_SIZES_INIT;
+    gdn_stream stream = NULL;
+    const int checked = on_device(context) && (p->flags & GDN_FLAG_CHECKED);
+    if (on_device(context))
+        must(dist, gdni_stream_create(context, &stream));
+    must(dist,
+         m->plain ? gdn_problem_sizes(context, p, &sizes) : gdn_dist_plan_sizes(plan, &sizes));
+    t->cu_seqlens = m->plain ? x->local.cu_seqlens : NULL;
+    must(dist, reserve(context, sizes.saved, &t->saved));
+    must(dist, reserve(context, sizes.checked_report, &t->checked_report));
+    for (int backward = 0; backward < 2; ++backward) {
+        t->workspace_size = backward ? sizes.backward_workspace : sizes.forward_workspace;
+        must(dist, reserve(context, t->workspace_size, &t->workspace));
+        if (m->plain)
+            must(dist, backward ? gdn_backward(context, p, t, stream)
+                                : gdn_forward(context, p, t, stream));
+        else
+            must(dist,
+                 backward ? gdn_dist_backward(plan, t, stream) : gdn_dist_forward(plan, t, stream));
+        if (checked)
+            must(dist, gdn_checked_status(context, p, t, stream));
+        if (stream)
+            must(dist, gdni_stream_wait(context, stream, "test: a part"));
+        release(context, t->workspace);
+    }
+    release(context, t->checked_report);
+    release(context, t->saved);
+    if (stream)
+        gdni_stream_destroy(context, stream);
+}
+
+/* This rank's part forward and backward on a machine, through dist or as a problem of its own. */
+static inline part part_run_on(const machine *m, const batch *b, gdn_dist *dist,
+                               const gdn_shard *shard, const gdn_problem *problem) {
     part x = {b, *shard, GDN_DIST_LOCAL_INIT, GDN_DIST_TRAFFIC_INIT, {NULL}};
-    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     gdn_context *context = NULL;
     gdn_dist_plan *plan = NULL;
-    gdn_sizes sizes = GDN_SIZES_INIT;
-    gdn_problem problem = b->problem;
-    config.backend = dtype == GDN_DTYPE_FP64 ? GDN_BACKEND_REFERENCE : GDN_BACKEND_CPU;
-    config.threads = 1;
-    problem.dtype = dtype;
-    problem.flags = flags;
-    problem.decay_threshold = threshold;
-    must(dist, gdn_context_create(&context, &config));
-    must(dist, gdn_dist_plan_create(&plan, dist, context, &problem, shard));
+    void *data[TENSORS];
+    must(dist, machine_open(m, gdn_dist_rank(dist, GDN_DIST_WORLD), &context));
+    must(dist, gdn_dist_plan_create(&plan, dist, context, problem, shard));
     must(dist, gdn_dist_plan_local(plan, &x.local));
-    must(dist, gdn_dist_plan_sizes(plan, &sizes));
     part_allocate(&x, dist);
-    gdn_tensors t = tensors_of(x.data);
-    t.saved = need(sizes.saved);
-    t.workspace_size = sizes.forward_workspace;
-    t.workspace = need(sizes.forward_workspace);
-    must(dist, gdn_dist_forward(plan, &t, NULL));
-    free(t.workspace);
-    t.workspace_size = sizes.backward_workspace;
-    t.workspace = need(sizes.backward_workspace);
-    must(dist, gdn_dist_backward(plan, &t, NULL));
+    for (int i = 0; i < TENSORS; ++i)
+        must(dist, put(context, x.data[i], part_bytes(&x, i), &data[i]));
+    gdn_tensors t = tensors_of(data);
+    part_compute(&x, dist, m, context, plan, &t);
+    for (int i = 0; i < TENSORS; ++i)
+        must(dist, take_back(context, x.data[i], part_bytes(&x, i), data[i]));
     must(dist, gdn_dist_plan_traffic(plan, &x.traffic));
-    free(t.workspace);
-    free(t.saved);
     gdn_dist_plan_destroy(plan);
     gdn_context_destroy(context);
     x.local.cu_seqlens = NULL;
     return x;
+}
+
+/* The whole batch's problem as a run of it wants it. */
+static inline gdn_problem problem_as(const batch *b, gdn_dtype dtype, uint32_t flags,
+                                     double threshold) {
+    gdn_problem problem = b->problem;
+    problem.dtype = dtype;
+    problem.flags = flags;
+    problem.decay_threshold = threshold;
+    return problem;
+}
+
+/* On host backends: fp64 on the reference. */
+static inline part part_run(const batch *b, gdn_dist *dist, const gdn_shard *shard, gdn_dtype dtype,
+                            uint32_t flags, double threshold) {
+    const machine m = {.backend = dtype == GDN_DTYPE_FP64 ? GDN_BACKEND_REFERENCE : GDN_BACKEND_CPU,
+                       .kernels = GDN_KERNELS_AUTO};
+    const gdn_problem problem = problem_as(b, dtype, flags, threshold);
+    return part_run_on(&m, b, dist, shard, &problem);
 }
 
 typedef struct tolerances {
@@ -386,6 +431,15 @@ static inline gdn_dist *test_begin(double deadline, int32_t sequence_ranks) {
     if (gdn_dist_start(deadline, &started) || !started || gdn_dist_create(&dist, &config))
         gdn_dist_abort(dist, 99, NULL);
     return dist;
+}
+
+/* For a test that cannot run here. */
+static inline int test_skip(gdn_dist *dist, const char *why) {
+    if (gdn_dist_rank(dist, GDN_DIST_WORLD) == 0)
+        printf("skipped: %s\n", why);
+    gdn_dist_destroy(dist);
+    gdn_dist_finish(30.0);
+    return 77;
 }
 
 /* Failures of all ranks count. */
