@@ -169,6 +169,23 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_agree(gdn_dist *dist, gdn_dist_grou
                                                    gdn_status mine, const char *name,
                                                    const char *description);
 
+/* NCCL's version as it gives it itself (22803 for 2.28.3); 0: not part of this build. */
+GDN_API int32_t gdn_dist_nccl_version(void);
+
+/*
+ * Collective over all ranks, before plans are made. Memory of devices goes over NCCL from now on,
+ * on the device of the cuda context, which must outlive the group: communicators of the three
+ * groups are brought up over the ranks, or split off the caller's, over the same ranks in the same
+ * order, which stays the caller's. communicator: pointer to an ncclComm_t, or NULL. Messages take a
+ * stream of their own, which the caller's waits for and which waits for the caller's.
+ *
+ * The watch covers what the devices wait for. Before gdn_dist_destroy() wait for the streams.
+ * Errors: NO_BACKEND (not in this build), UNSUPPORTED (two ranks on one device), INVALID_ARGUMENT,
+ * COMM_ERROR.
+ */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_use_nccl(gdn_dist *dist, const gdn_context *context,
+                                                      const void *communicator);
+
 /* What this rank is doing, for the line about it should it fall silent ("writing step 100"). */
 GDN_API void gdn_dist_note(gdn_dist *dist, const char *doing);
 

@@ -129,6 +129,7 @@ static gdn_status set_up(gdn_dist *dist, setup *s) {
 }
 
 static void release(gdn_dist *dist) {
+    gdni_nccl_destroy(dist->nccl);
     gdni_watch_stop(dist->watch);
     for (int i = 0; i < GDNI_GROUPS; ++i)
         if (dist->transports[i])

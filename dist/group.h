@@ -16,6 +16,7 @@ struct gdn_dist {
     gdn_transport *transports[GDNI_GROUPS]; /* by gdn_dist_group */
     struct gdni_mpi *mpi;                   /* the communicator of the transports */
     gdni_watch *watch;                      /* NULL: one rank */
+    struct gdni_nccl *nccl;                 /* NULL: messages of devices pass through the host */
     int32_t failed;                         /* this rank alone has failed; reason says why */
     char reason[GDNI_TEXT];
     char agreed[GDNI_TEXT]; /* the last failure that all ranks share */
@@ -37,6 +38,9 @@ gdn_status gdni_all_gather(gdn_transport *transport, const void *mine, void *all
                            const char *what);
 gdn_status gdni_all_reduce(gdn_transport *transport, gdn_dtype dtype, void *data, int64_t count,
                            const char *what);
+
+int32_t gdni_nccl_device(const struct gdni_nccl *nccl); /* -1 without */
+void gdni_nccl_destroy(struct gdni_nccl *nccl);
 
 /* Tags of messages between neighbours. */
 enum {

@@ -52,6 +52,10 @@ static gdn_status localize(gdn_dist_plan *plan, const gdn_problem *problem,
     plan->on_device = gdn_context_backend(plan->context) == GDN_BACKEND_CUDA;
     if (plan->on_device)
         plan->problem.flags |= GDN_FLAG_CU_SEQLENS_HOST;
+    GDNI_REQUIRE(!plan->on_device || !plan->dist->nccl ||
+                     gdni_nccl_device(plan->dist->nccl) == plan->context->device,
+                 "%s: the context's device is %d, expected %d, which NCCL was set up for", function,
+                 plan->context->device, gdni_nccl_device(plan->dist->nccl));
     GDN_TRY(gdn_problem_supported(plan->context, &plan->problem));
     plan->cu_seqlens = calloc((size_t)plan->problem.N + 1, sizeof(*plan->cu_seqlens));
     plan->firsts = calloc((size_t)plan->group->ranks + 1, sizeof(*plan->firsts));

@@ -57,7 +57,8 @@ struct gdni_watch {
     char doing[DOING], waiting[DOING]; /* waiting: what for; empty = it is not */
     int32_t waiting_peer;
     double waiting_since;
-    message request; /* to end the job */
+    gdni_device_watch device; /* zeros: none */
+    message request;          /* to end the job */
     int requested;
     atomic_int stopping, pending;
     peer *peers;
@@ -126,15 +127,28 @@ void gdni_watch_pending(gdni_watch *watch, int32_t change) {
         atomic_fetch_add(&watch->pending, change);
 }
 
-/* Hands the request to the watch's thread, which ends this process with all others. */
-_Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char *line) {
+void gdni_watch_device(gdni_watch *watch, const gdni_device_watch *device) {
+    static const gdni_device_watch none;
+    if (!watch)
+        return;
     pthread_mutex_lock(&watch->lock);
+    watch->device = device ? *device : none;
+    pthread_mutex_unlock(&watch->lock);
+}
+
+static void request_end(gdni_watch *watch, int32_t exit_code, const char *line) {
     if (!watch->requested) {
         watch->request.kind = END_JOB;
         watch->request.exit_code = exit_code;
         set_text(watch->request.line, sizeof(watch->request.line), line);
         watch->requested = 1;
     }
+}
+
+/* Hands the request to the watch's thread, which ends this process with all others. */
+_Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char *line) {
+    pthread_mutex_lock(&watch->lock);
+    request_end(watch, exit_code, line);
     pthread_mutex_unlock(&watch->lock);
     for (;;)
         gdni_sleep(1.0);
@@ -187,13 +201,21 @@ static void hear(gdni_watch *watch, double now) {
     }
 }
 
+/* Of the thread, once it runs. A wait of the host counts before one of the device. */
 static state own_state(gdni_watch *watch) {
     state at = {.peer = GDNI_ALL};
+    gdni_wait wait;
     pthread_mutex_lock(&watch->lock);
     at.waits = watch->waiting[0] != '\0';
     at.peer = watch->waiting_peer;
     at.waited = at.waits ? gdni_now() - watch->waiting_since : 0.0;
     set_text(at.text, sizeof(at.text), at.waits ? watch->waiting : watch->doing);
+    if (watch->device.user && watch->device.is_waiting(watch->device.user, &wait) && !at.waits) {
+        at.waits = 1;
+        at.peer = wait.peer;
+        at.waited = gdni_now() - wait.since;
+        set_text(at.text, sizeof(at.text), wait.what);
+    }
     pthread_mutex_unlock(&watch->lock);
     return at;
 }
@@ -207,6 +229,18 @@ static int tell(gdni_watch *watch, peer *to, message_kind kind) {
     to->out.at = own_state(watch);
     return MPI_Isend(&to->out, (int)sizeof(to->out), MPI_BYTE, to->rank, TAG, watch->communicator,
                      &to->sending) == MPI_SUCCESS;
+}
+
+/* What the device's messages have met ends the job as a request of this rank. */
+static void look_at_device(gdni_watch *watch) {
+    char failure[GDNI_TEXT / 2], line[GDNI_TEXT];
+    pthread_mutex_lock(&watch->lock);
+    if (watch->device.user &&
+        watch->device.has_failed(watch->device.user, failure, sizeof(failure))) {
+        snprintf(line, sizeof(line), "rank %d: %s", watch->rank, failure);
+        request_end(watch, EXIT_SILENT, line);
+    }
+    pthread_mutex_unlock(&watch->lock);
 }
 
 static void look_for_silent(gdni_watch *watch, double now) {
@@ -315,6 +349,7 @@ static void *run(void *argument) {
         if (now - told >= watch->interval) {
             for (int i = 0; i < watch->count; ++i)
                 tell(watch, watch->peers + i, BEAT);
+            look_at_device(watch);
             if (watch->rank == 0)
                 look_for_waits(watch);
             told = now;

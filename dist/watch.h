@@ -27,6 +27,22 @@ void gdni_watch_waiting(gdni_watch *watch, const char *what, int32_t peer);
 /* Counts messages on their way: while there are any the thread looks after MPI's progress more
  * often. */
 void gdni_watch_pending(gdni_watch *watch, int32_t change);
+
+/* Messages that a device moves without the host: what they wait for, and whether they have failed.
+ * Asked by the thread alone. */
+typedef struct gdni_wait {
+    int32_t peer;
+    double since;
+    char what[128];
+} gdni_wait;
+typedef struct gdni_device_watch {
+    void *user;
+    int (*is_waiting)(void *user, gdni_wait *wait);
+    int (*has_failed)(void *user, char *line, size_t size);
+} gdni_device_watch;
+/* NULL: no longer. */
+void gdni_watch_device(gdni_watch *watch, const gdni_device_watch *device);
+
 /* The whole line is "gdn: <line>". Does not return. */
 _Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char *line);
 

@@ -3,6 +3,7 @@
 #include "launch.h"
 
 #include <cstdio>
+#include <cstring>
 
 #include <cuda_runtime.h>
 
@@ -22,6 +23,8 @@ int gdni_cuda_device_info(int device, gdni_device_info *info) {
     info->multiprocessors = properties.multiProcessorCount;
     info->memory = properties.totalGlobalMem;
     info->shared_memory = properties.sharedMemPerBlockOptin;
+    static_assert(sizeof(info->uuid) == sizeof(properties.uuid), "bytes of a UUID");
+    std::memcpy(info->uuid, &properties.uuid, sizeof(info->uuid));
     return 0;
 }
 
@@ -72,9 +75,49 @@ int gdni_cuda_stream_copy(int device, void *to, const void *from, size_t bytes, 
     return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream);
 }
 
+int gdni_cuda_side_stream_create(int device, gdn_stream *stream) {
+    const gdni::DeviceGuard guard(device);
+    int least = 0, greatest = 0;
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    const cudaError_t error = cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (error != cudaSuccess)
+        return error;
+    return cudaStreamCreateWithPriority(stream, cudaStreamNonBlocking, greatest);
+}
+
 int gdni_cuda_stream_zero(int device, void *to, size_t bytes, gdn_stream stream) {
     const gdni::DeviceGuard guard(device);
     return guard.error() != cudaSuccess ? guard.error() : cudaMemsetAsync(to, 0, bytes, stream);
+}
+
+int gdni_cuda_event_create(int device, gdni_event *event) {
+    const gdni::DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    return cudaEventCreateWithFlags(event, cudaEventDisableTiming);
+}
+
+void gdni_cuda_event_destroy(int device, gdni_event event) {
+    const gdni::DeviceGuard guard(device);
+    cudaEventDestroy(event);
+}
+
+int gdni_cuda_stream_follow(int device, gdn_stream after, gdn_stream before, gdni_event event) {
+    const gdni::DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    const cudaError_t error = cudaEventRecord(event, before);
+    return error != cudaSuccess ? error : cudaStreamWaitEvent(after, event, 0);
+}
+
+int gdni_cuda_device_enter(int device, int *before) {
+    const cudaError_t error = cudaGetDevice(before);
+    return error != cudaSuccess ? error : cudaSetDevice(device);
+}
+
+void gdni_cuda_device_leave(int before) {
+    cudaSetDevice(before);
 }
 
 int gdni_cuda_pin(int device, size_t bytes, void **out) {

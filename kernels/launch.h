@@ -15,8 +15,9 @@ typedef struct gdni_device_info {
     char name[256];
     int major, minor; /* compute capability */
     int multiprocessors;
-    size_t memory;        /* bytes */
-    size_t shared_memory; /* bytes that one CTA may have */
+    size_t memory;          /* bytes */
+    size_t shared_memory;   /* bytes that one CTA may have */
+    unsigned char uuid[16]; /* tells devices of all machines apart */
 } gdni_device_info;
 
 /* What launches need to know of a device. */
@@ -49,7 +50,18 @@ int gdni_cuda_stream_copy(int device, void *to, const void *from, size_t bytes, 
 int gdni_cuda_pin(int device, size_t bytes, void **out);
 void gdni_cuda_unpin(int device, void *memory);
 
+/* A stream for messages beside the caller's: it waits for no other by itself, and goes first. */
+int gdni_cuda_side_stream_create(int device, gdn_stream *stream);
 int gdni_cuda_stream_zero(int device, void *to, size_t bytes, gdn_stream stream);
+/* `after` goes on once what `before` has now is done. event: from gdni_cuda_event_create. */
+typedef struct CUevent_st *gdni_event;
+int gdni_cuda_event_create(int device, gdni_event *event);
+void gdni_cuda_event_destroy(int device, gdni_event event);
+int gdni_cuda_stream_follow(int device, gdn_stream after, gdn_stream before, gdni_event event);
+/* Makes a device current for calls of other libraries; *before: the one that was. */
+int gdni_cuda_device_enter(int device, int *before);
+void gdni_cuda_device_leave(int before);
+
 /*
  * Sequences that go on in other shards; all memory is the device's. A run is `count` tokens of one
  * sequence, those at the front of the tensors. Each call enqueues and returns 0 or the CUDA error
@@ -86,6 +98,9 @@ typedef struct gdni_sharding_step {
 } gdni_sharding_step;
 int gdni_sharding_apply(const gdni_cuda_device *device, const gdn_problem *problem,
                         const gdni_sharding_step *step, gdn_stream stream);
+/* words[1] = what, then ++words[0]: for a host that looks on. words: page-locked host memory. */
+int gdni_sharding_mark(int device, uint32_t *words, uint32_t what, gdn_stream stream);
+
 /*
  * GDN_FLAG_CHECKED. A place is tensor << GDNI_PLACE_BITS | index: tensor 0 is cu_seqlens, then come
  * the inputs; index is flat in [rows, heads, dim], or of a bound. The smallest one is reported.

@@ -175,6 +175,12 @@ __global__ void __launch_bounds__(256)
     }
 }
 
+__global__ void mark_kernel(volatile uint32_t *words, uint32_t what) {
+    words[1] = what;
+    __threadfence_system();
+    words[0] = words[0] + 1;
+}
+
 template <typename T>
 cudaError_t launch_block_sums(const Run &r, cudaStream_t stream) {
     return launch_kernel(
@@ -243,6 +249,14 @@ int gdni_sharding_apply(const gdni_cuda_device *device, const gdn_problem *p,
     const size_t shared = sizeof(float) * gdni::APPLY_ROWS * static_cast<size_t>(p->K);
     return gdni::launch_kernel(gdni::apply_kernel, grid, p->V < 256 ? p->V : 256, shared, stream,
                                *step, p->K, p->V);
+}
+
+int gdni_sharding_mark(int device, uint32_t *words, uint32_t what, gdn_stream stream) {
+    const gdni::DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    return gdni::launch_kernel(gdni::mark_kernel, dim3(1), 1, 0, stream,
+                               static_cast<volatile uint32_t *>(words), what);
 }
 
 } // extern "C"

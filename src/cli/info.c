@@ -1,5 +1,6 @@
 /* gdn info: what this build contains, what this machine has, what the backends take. */
 #include "options.h"
+#include "ranks.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -65,7 +66,11 @@ int cli_info(int argc, char **argv) {
            gdn_version() / 100 % 100, gdn_version() % 100);
     printf("build      %s\n", features);
     printf("BLAS       %s\n", strstr(features, "blas") ? "yes" : "no: a plain matrix product");
-    const int32_t devices = gdn_device_count();
+    const int32_t nccl = cli_nccl_version(), devices = gdn_device_count();
+    if (nccl)
+        printf("NCCL       %d.%d.%d\n", nccl / 10000, nccl / 100 % 100, nccl % 100);
+    else
+        printf("NCCL       no: states of GPUs pass through the host on their way between ranks\n");
     printf("devices    %d\n", devices);
     for (int32_t i = 0; i < devices; ++i) {
         char text[256];

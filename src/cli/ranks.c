@@ -13,6 +13,10 @@ int32_t cli_rank(gdn_dist *dist) {
     return dist ? gdn_dist_rank(dist, GDN_DIST_WORLD) : 0;
 }
 
+int32_t cli_nccl_version(void) {
+    return gdn_dist_nccl_version();
+}
+
 int32_t cli_ranks(gdn_dist *dist) {
     return dist ? gdn_dist_ranks(dist, GDN_DIST_WORLD) : 1;
 }

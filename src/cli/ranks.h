@@ -30,6 +30,8 @@ int cli_over_ranks(const char *command, cli_rank_setup setup, cli_ranked run, in
 int32_t cli_rank(gdn_dist *dist); /* 0 where dist is NULL */
 int32_t cli_ranks(gdn_dist *dist);
 
+int32_t cli_nccl_version(void); /* 0: not part of this build */
+
 /* gdni_evaluate_operator and gdni_evaluate_layer, over even shards where dist is not NULL. All
  * ranks give the whole inputs; rank 0 gets the whole outputs. */
 gdn_status cli_evaluate_operator(gdn_dist *dist, const gdn_context *context,

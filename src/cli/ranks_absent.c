@@ -15,6 +15,10 @@ int32_t cli_rank(gdn_dist *dist) {
     return 0;
 }
 
+int32_t cli_nccl_version(void) {
+    return 0;
+}
+
 int32_t cli_ranks(gdn_dist *dist) {
     return 1;
 }

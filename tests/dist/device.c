@@ -1,10 +1,12 @@
 /*
- * device KERNELS FIRST COUNT: random batches over random shards on the cuda backend, against
+ * device KERNELS FIRST COUNT [nccl]: random batches over random shards on the cuda backend, against
  * the recurrence on one rank; on one rank, bit for bit, against the plain calls. KERNELS: portable;
  * or hopper, bf16 with K = V = 128. Ranks share the devices, and messages are staged through the
- * host.
+ * host; nccl: a device a rank, and the same bits as staged, also as graphs.
  */
 #include "problem.h"
+
+#include <cuda_runtime_api.h>
 
 static const int32_t portable_dims[] = {16, 32, 48, 64}, hopper_dims[] = {128};
 
@@ -14,8 +16,29 @@ static void compare_bits(const part *a, const part *b, const char *name, const c
               name, tensor_names[i], other);
 }
 
-static void check(const machine *m, const batch *b, gdn_dist *dist, const gdn_shard *shard,
-                  const gdn_problem *problem, int index) {
+static void must_cuda(gdn_dist *dist, cudaError_t error) {
+    if (error != cudaSuccess)
+        gdn_dist_abort(dist, 99, cudaGetErrorString(error));
+}
+
+static void begin_graph(gdn_dist *dist, gdn_stream stream) {
+    must_cuda(dist, cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+}
+
+static void run_graph(gdn_dist *dist, gdn_stream stream) {
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    must_cuda(dist, cudaStreamEndCapture(stream, &graph));
+    must_cuda(dist, cudaGraphInstantiate(&executable, graph, 0));
+    for (int i = 0; i < 2; ++i)
+        must_cuda(dist, cudaGraphLaunch(executable, stream));
+    must_cuda(dist, cudaStreamSynchronize(stream));
+    must_cuda(dist, cudaGraphExecDestroy(executable));
+    must_cuda(dist, cudaGraphDestroy(graph));
+}
+
+static void check(const machine *m, const batch *b, gdn_dist *dist, gdn_dist *nccl,
+                  const gdn_shard *shard, const gdn_problem *problem, int index) {
     const int32_t ranks = gdn_dist_ranks(dist, GDN_DIST_SEQUENCE);
     char name[80];
     snprintf(name, sizeof(name), "batch %d, %d ranks, %s, K %d, V %d", index, ranks,
@@ -29,10 +52,21 @@ static void check(const machine *m, const batch *b, gdn_dist *dist, const gdn_sh
         compare_bits(&x, &y, name, "of the plain calls");
         part_free(&y);
     }
+    if (nccl) {
+        part y = part_run_on(m, b, nccl, shard, problem);
+        compare_bits(&x, &y, name, "of staged messages");
+        part_free(&y);
+        machine graphs = *m;
+        graphs.begin = begin_graph;
+        graphs.end = run_graph;
+        y = part_run_on(&graphs, b, nccl, shard, problem);
+        compare_bits(&x, &y, name, "of staged messages, by graphs");
+        part_free(&y);
+    }
     part_free(&x);
 }
 
-static void run(const machine *m, gdn_dist *dist, int index) {
+static void run(const machine *m, gdn_dist *dist, gdn_dist *nccl, int index) {
     const int hopper = m->kernels == GDN_KERNELS_AUTO;
     harness_random r = {(uint64_t)index};
     batch b = hopper ? batch_draw_of(&r, hopper_dims, 1, 400)
@@ -49,20 +83,38 @@ static void run(const machine *m, gdn_dist *dist, int index) {
     const gdn_problem bf16 = problem_as(&b, GDN_DTYPE_BF16, exact | saving, 0.0);
     batch_solve(&b);
     if (!hopper)
-        check(m, &b, dist, &shard, &fp32, index);
-    check(m, &b, dist, &shard, &bf16, index);
+        check(m, &b, dist, nccl, &shard, &fp32, index);
+    check(m, &b, dist, nccl, &shard, &bf16, index);
     batch_free(&b);
 }
 
+/* A second group of the same ranks, over NCCL. */
+static gdn_dist *open_nccl(gdn_dist *dist, const machine *m, gdn_context **context) {
+    gdn_dist_config config = GDN_DIST_CONFIG_INIT;
+    gdn_dist *nccl = NULL;
+    config.deadline = 20.0;
+    must(dist, gdn_dist_create(&nccl, &config));
+    must(dist, machine_open(m, gdn_dist_rank(dist, GDN_DIST_WORLD), context));
+    must(dist, gdn_dist_use_nccl(nccl, *context, NULL));
+    return nccl;
+}
+
 int main(int argc, char **argv) {
-    gdn_dist *dist = test_begin(20.0, 0);
+    gdn_dist *dist = test_begin(20.0, 0), *nccl = NULL;
+    gdn_context *context = NULL;
     const int hopper = argc > 1 && !strcmp(argv[1], "hopper");
     const int first = argc > 2 ? atoi(argv[2]) : 1, count = argc > 3 ? atoi(argv[3]) : 1;
     const machine m = {.backend = GDN_BACKEND_CUDA,
                        .kernels = hopper ? GDN_KERNELS_AUTO : GDN_KERNELS_PORTABLE};
     if (gdn_device_count() == 0)
         return test_skip(dist, "no CUDA device here");
+    if (argc > 4 && gdn_device_count() < gdn_dist_ranks(dist, GDN_DIST_WORLD))
+        return test_skip(dist, "NCCL wants a CUDA device for each rank");
+    if (argc > 4)
+        nccl = open_nccl(dist, &m, &context);
     for (int i = first; i < first + count; ++i)
-        run(&m, dist, i);
+        run(&m, dist, nccl, i);
+    gdn_dist_destroy(nccl);
+    gdn_context_destroy(context);
     return test_finish(dist);
 }

@@ -1,5 +1,5 @@
-"""failures.py MPIRUN PROGRAM OTHER TIMES: jobs in which one rank fails end soon, with one line that names
-it, a failure's exit code, and nothing left behind. The program's deadline is 3 s."""
+"""failures.py MPIRUN PROGRAM OTHER TIMES [nccl]: jobs in which one rank fails end soon, with one line that names
+it, a failure's exit code, and nothing left behind. The program's deadline is 3 s. nccl: two ranks, each with a GPU."""
 import concurrent.futures
 import os
 import re
@@ -9,6 +9,7 @@ import time
 import uuid
 
 LIMIT = 10.0  # seconds to exit
+LIMIT_NCCL = 15.0  # which takes a while to come up
 RANKS = 3
 # mode: victims, lines of the library, what each line must match, exit code (None: any but 0)
 MODES = {
@@ -26,6 +27,9 @@ MODES = {
     "order": ((2,), 1, r"gdn: rank \d waits for 6\.\d s in vain, as all ranks wait \(.*\)", 4),
     "start": ((0, 1), 1, r"gdn: rank \d: MPI_Init_thread has not come back for \d\.\d s: .*", 4),
 }
+# Over NCCL: a device that waits is told of by the watch, the host waits in the program's own call.
+OVER_NCCL = {mode: ((0, 1), *MODES[mode][1:]) for mode in ("kill", "stop", "exit", "error", "order")}
+OVER_NCCL["busy"] = ((0, 1), 1, r"gdn: rank {0} keeps rank \d waiting for 6\.\d s \(a (send|receive) over NCCL, .*; rank {0} last seen in: .*\)", 4)
 
 
 def left_behind(token):
@@ -41,9 +45,11 @@ def left_behind(token):
     return found
 
 
-def command(mpirun, program, other, mode, victim, token):
+def command(mpirun, program, other, mode, victim, token, nccl):
     """A job; in the mode "version" the library of tests/support/other.c is preloaded on the victim."""
     rank = [program, mode, str(victim), token]
+    if nccl:
+        return mpirun + ["-n", "2", *rank, "nccl"]
     if mode != "version":
         return mpirun + ["-n", str(RANKS), *rank]
     preload = ["env", f"LD_PRELOAD={other}", "OTHER_VERSION=199"]
@@ -51,12 +57,13 @@ def command(mpirun, program, other, mode, victim, token):
     return mpirun + sum(job, [])[1:]
 
 
-def run(mpirun, program, other, mode, victim):
+def run(mpirun, program, other, mode, victim, nccl):
     """One job; returns its seconds and what is wrong with it."""
-    _, lines, pattern, code = MODES[mode]
+    _, lines, pattern, code = (OVER_NCCL if nccl else MODES)[mode]
+    limit = LIMIT_NCCL if nccl else LIMIT
     token = "job-" + uuid.uuid4().hex
     start = time.monotonic()
-    job = subprocess.Popen(command(mpirun, program, other, mode, victim, token),
+    job = subprocess.Popen(command(mpirun, program, other, mode, victim, token, nccl),
                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         errors = job.communicate(timeout=60)[1]
@@ -65,8 +72,8 @@ def run(mpirun, program, other, mode, victim):
         errors = job.communicate()[1]
     seconds = time.monotonic() - start
     wrong = []
-    if seconds > LIMIT:
-        wrong.append(f"ended after {seconds:.1f} s, expected at most {LIMIT}")
+    if seconds > limit:
+        wrong.append(f"ended after {seconds:.1f} s, expected at most {limit}")
     if job.returncode == 0 or (code is not None and job.returncode != code):
         wrong.append(f"exit code {job.returncode}, expected {code or 'a failure'}")
     found = [line for line in errors.splitlines() if line.startswith("gdn:")]
@@ -84,15 +91,19 @@ def run(mpirun, program, other, mode, victim):
 
 def main():
     mpirun, program, other, times = sys.argv[1].split(), sys.argv[2], sys.argv[3], int(sys.argv[4])
-    if not os.path.exists(other):
+    nccl = sys.argv[5:] == ["nccl"]
+    modes = OVER_NCCL if nccl else MODES
+    if nccl and subprocess.run(command(mpirun, program, other, "none", 0, "job-none", True)).returncode == 77:
+        return 77
+    if not nccl and not os.path.exists(other):
         print("not tried, for want of a library to preload: version")
         del MODES["version"]
-    jobs = [(mode, victims[i % len(victims)]) for mode, (victims, *_) in MODES.items()
+    jobs = [(mode, victims[i % len(victims)]) for mode, (victims, *_) in modes.items()
             for i in range(max(times, len(victims)))]
     seconds, failed = {}, 0
     # Most jobs sleep most of the time.
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        results = pool.map(lambda job: run(mpirun, program, other, *job), jobs)
+    with concurrent.futures.ThreadPoolExecutor(3 if nccl else 4) as pool:
+        results = pool.map(lambda job: run(mpirun, program, other, *job, nccl), jobs)
         for (mode, victim), (took, wrong) in zip(jobs, results):
             seconds.setdefault(mode, []).append(took)
             failed += bool(wrong)

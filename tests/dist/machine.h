@@ -10,6 +10,9 @@ typedef struct machine {
     gdn_backend backend;
     gdn_kernels kernels;
     int plain; /* gdn_forward and gdn_backward in place of those over ranks */
+    /* Before and after what each call puts on the stream; NULL: nothing. */
+    void (*begin)(gdn_dist *dist, gdn_stream stream);
+    void (*end)(gdn_dist *dist, gdn_stream stream);
 } machine;
 
 /* Ranks share the devices. */

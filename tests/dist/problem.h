@@ -309,12 +309,16 @@ static inline void part_compute(const part *x, gdn_dist *dist, const machine *m,
     for (int backward = 0; backward < 2; ++backward) {
         t->workspace_size = backward ? sizes.backward_workspace : sizes.forward_workspace;
         must(dist, reserve(context, t->workspace_size, &t->workspace));
+        if (m->begin)
+            m->begin(dist, stream);
         if (m->plain)
             must(dist, backward ? gdn_backward(context, p, t, stream)
                                 : gdn_forward(context, p, t, stream));
         else
             must(dist,
                  backward ? gdn_dist_backward(plan, t, stream) : gdn_dist_forward(plan, t, stream));
+        if (m->end)
+            m->end(dist, stream);
         if (checked)
             must(dist, gdn_checked_status(context, p, t, stream));
         if (stream)

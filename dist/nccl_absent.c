@@ -1,0 +1,16 @@
+/* Builds without NCCL. */
+#include "group.h"
+
+int32_t gdn_dist_nccl_version(void) {
+    return 0;
+}
+
+gdn_status gdn_dist_use_nccl(gdn_dist *dist, const gdn_context *context, const void *communicator) {
+    return gdni_fail(GDN_STATUS_NO_BACKEND, "gdn_dist_use_nccl: NCCL is not part of this build");
+}
+
+int32_t gdni_nccl_device(const struct gdni_nccl *nccl) {
+    return -1;
+}
+
+void gdni_nccl_destroy(struct gdni_nccl *nccl) {}

@@ -1,0 +1,334 @@
+/*
+ * Memory of devices over NCCL, beside MPI, which brings its communicators up and keeps carrying
+ * what is the host's. All groups share one stream of messages, so that their operations come in one
+ * order on every rank; it follows the caller's by events, and nothing here waits for the device.
+ *
+ * A rank that has fallen silent, or keeps others waiting, is found by the watch: marks on the
+ * stream tell its thread which operation the device is at.
+ */
+#include "watch.h"
+
+#include "cuda/memory.h"
+#include "cuda/sharding.h"
+
+#include <nccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum operation {
+    NOTHING,
+    SEND,
+    RECEIVE,
+    SUM
+} operation;
+
+enum {
+    UUID = 16,
+    OPERATIONS = 4, /* a mark is peer * OPERATIONS + operation */
+    MARKS = 2       /* words of the host that marks go to */
+};
+
+/* One group's part: what its transport's functions get. */
+typedef struct device_group {
+    struct gdni_nccl *nccl;
+    ncclComm_t communicator;
+    int32_t first, step; /* rank in the whole job of rank 0, and from one to the next */
+} device_group;
+
+struct gdni_nccl {
+    gdn_dist *dist;
+    const gdn_context *context;
+    device_group groups[GDNI_GROUPS];
+    gdn_stream stream;
+    gdni_event event;
+    int32_t open; /* the stream has operations that no other waits for yet */
+    uint32_t *marks;
+    /* Of the watch's thread: the mark it saw last, and since when. */
+    uint32_t seen;
+    double since;
+};
+
+static gdn_status nccl_fail(ncclResult_t result, const char *what, ncclComm_t communicator) {
+    return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: NCCL: %s: %s", what, ncclGetErrorString(result),
+                     ncclGetLastError(communicator));
+}
+
+#define NCCL_TRY(call, what, communicator)                                                         \
+    do {                                                                                           \
+        const ncclResult_t nccl_result_ = (call);                                                  \
+        if (nccl_result_ != ncclSuccess)                                                           \
+            return nccl_fail(nccl_result_, what, communicator);                                    \
+    } while (0)
+
+/* ---- Operations --------------------------------------------------------------------------------
+ */
+
+static gdn_status mark(const device_group *g, operation what, int32_t peer) {
+    const int32_t rank = g->first + peer * g->step;
+    return gdni_device_mark(g->nccl->context, g->nccl->marks,
+                            (uint32_t)(rank * OPERATIONS + (int32_t)what), g->nccl->stream);
+}
+
+static gdn_status begin(const device_group *g, operation what, int32_t peer, gdn_stream stream) {
+    struct gdni_nccl *n = g->nccl;
+    GDN_TRY(gdni_device_follow(n->context, n->stream, stream, n->event));
+    n->open = 1;
+    return mark(g, what, peer);
+}
+
+static gdn_status device_send(gdn_transport *t, int32_t to, const void *data, size_t bytes,
+                              gdn_stream stream) {
+    const device_group *g = t->device;
+    GDN_TRY(begin(g, SEND, to, stream));
+    NCCL_TRY(ncclSend(data, bytes, ncclUint8, to, g->communicator, g->nccl->stream), "ncclSend",
+             g->communicator);
+    return mark(g, NOTHING, to);
+}
+
+static gdn_status device_finish(gdn_transport *t, gdn_stream stream) {
+    struct gdni_nccl *n = ((const device_group *)t->device)->nccl;
+    if (!n->open)
+        return GDN_STATUS_OK;
+    n->open = 0;
+    return gdni_device_follow(n->context, stream, n->stream, n->event);
+}
+
+static gdn_status device_receive(gdn_transport *t, int32_t from, void *data, size_t bytes,
+                                 gdn_stream stream) {
+    const device_group *g = t->device;
+    GDN_TRY(begin(g, RECEIVE, from, stream));
+    NCCL_TRY(ncclRecv(data, bytes, ncclUint8, from, g->communicator, g->nccl->stream), "ncclRecv",
+             g->communicator);
+    GDN_TRY(mark(g, NOTHING, from));
+    return device_finish(t, stream);
+}
+
+static gdn_status device_all_reduce(gdn_transport *t, gdn_dtype dtype, void *data, int64_t count,
+                                    gdn_stream stream) {
+    const device_group *g = t->device;
+    GDNI_REQUIRE(dtype == GDN_DTYPE_FP32 || dtype == GDN_DTYPE_FP64,
+                 "gdn_transport: dtype of a sum is %s, expected fp32 or fp64",
+                 gdn_dtype_name(dtype));
+    GDN_TRY(begin(g, SUM, 0, stream));
+    NCCL_TRY(ncclAllReduce(data, data, (size_t)count,
+                           dtype == GDN_DTYPE_FP64 ? ncclFloat64 : ncclFloat32, ncclSum,
+                           g->communicator, g->nccl->stream),
+             "ncclAllReduce", g->communicator);
+    return mark(g, NOTHING, 0);
+}
+
+/* ---- The watch's questions ---------------------------------------------------------------------
+ */
+
+/* Marks come in pairs: an odd number of them is an operation under way. */
+static int is_waiting(void *user, gdni_wait *wait) {
+    static const char *const names[OPERATIONS] = {"", "a send", "a receive", "a sum"};
+    struct gdni_nccl *n = user;
+    const volatile uint32_t *marks = n->marks;
+    const uint32_t count = marks[0], what = marks[1];
+    const operation op = (operation)(what % OPERATIONS);
+    if (count != n->seen) {
+        n->seen = count;
+        n->since = gdni_now();
+    }
+    if (count % 2 == 0 || op == NOTHING)
+        return 0;
+    wait->since = n->since;
+    wait->peer = op == SUM ? GDNI_ALL : (int32_t)(what / OPERATIONS);
+    if (op == SUM)
+        snprintf(wait->what, sizeof(wait->what), "%s over NCCL", names[op]);
+    else
+        snprintf(wait->what, sizeof(wait->what), "%s over NCCL, %s rank %d", names[op],
+                 op == SEND ? "to" : "from", wait->peer);
+    return 1;
+}
+
+static int has_failed(void *user, char *line, size_t size) {
+    const struct gdni_nccl *n = user;
+    for (int i = 0; i < GDNI_GROUPS; ++i) {
+        ncclResult_t result = ncclSuccess;
+        const ncclComm_t communicator = n->groups[i].communicator;
+        if (ncclCommGetAsyncError(communicator, &result) == ncclSuccess &&
+            (result == ncclSuccess || result == ncclInProgress))
+            continue;
+        snprintf(line, size, "NCCL: %s: %s", ncclGetErrorString(result),
+                 ncclGetLastError(communicator));
+        return 1;
+    }
+    return 0;
+}
+
+/* ---- Creation ----------------------------------------------------------------------------------
+ */
+
+int32_t gdn_dist_nccl_version(void) {
+    int version = 0;
+    return ncclGetVersion(&version) == ncclSuccess ? version : 0;
+}
+
+int32_t gdni_nccl_device(const struct gdni_nccl *n) {
+    return n ? n->context->device : -1;
+}
+
+/* What this rank alone can tell. */
+static gdn_status check_call(const gdn_dist *dist, const gdn_context *context,
+                             const ncclComm_t *given) {
+    static const char *const function = "gdn_dist_use_nccl";
+    const gdn_transport *world = dist->transports[GDN_DIST_WORLD];
+    int count = 0, rank = 0;
+    GDNI_REQUIRE(context != NULL, "%s: context is NULL", function);
+    GDNI_REQUIRE(gdn_context_backend(context) == GDN_BACKEND_CUDA,
+                 "%s: backend is %s, expected cuda", function,
+                 gdn_backend_name(gdn_context_backend(context)));
+    GDNI_REQUIRE(!dist->nccl, "%s: the group uses NCCL already", function);
+    if (!given)
+        return GDN_STATUS_OK;
+    NCCL_TRY(ncclCommCount(*given, &count), function, *given);
+    NCCL_TRY(ncclCommUserRank(*given, &rank), function, *given);
+    GDNI_REQUIRE(count == world->ranks && rank == world->rank,
+                 "%s: this is rank %d of %d in communicator, expected rank %d of %d", function,
+                 rank, count, world->rank, world->ranks);
+    return GDN_STATUS_OK;
+}
+
+/* What each rank tells the others. */
+typedef struct introduction {
+    unsigned char uuid[UUID]; /* of its device */
+    ncclUniqueId id;          /* rank 0's counts */
+} introduction;
+
+/* NCCL wants a device for each rank. The same answer on all of them. */
+static gdn_status compare_devices(const introduction *all, int32_t ranks) {
+    for (int32_t r = 1; r < ranks; ++r)
+        for (int32_t s = 0; s < r; ++s)
+            if (!memcmp(all[r].uuid, all[s].uuid, UUID))
+                return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                                 "gdn_dist_use_nccl: ranks %d and %d use the same device, expected "
+                                 "one of its own for each rank",
+                                 s, r);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status introduce(gdn_dist *dist, const introduction *mine, ncclUniqueId *id,
+                            int32_t *shared) {
+    gdn_transport *world = dist->transports[GDN_DIST_WORLD];
+    introduction *all = calloc((size_t)world->ranks, sizeof(*all));
+    if (!all)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_use_nccl: no memory");
+    gdn_status status =
+        world->all_gather(world, mine, all, sizeof(*mine), "gdn_dist_use_nccl: comparing devices");
+    if (status == GDN_STATUS_OK) {
+        status = compare_devices(all, world->ranks);
+        *shared = status != GDN_STATUS_OK;
+    }
+    *id = all[0].id;
+    free(all);
+    return status;
+}
+
+/* The communicator of all ranks, then those split off it. */
+static gdn_status make_communicators(struct gdni_nccl *n, const ncclComm_t *given,
+                                     const ncclUniqueId *id) {
+    static const char *const function = "gdn_dist_use_nccl";
+    const gdn_transport *world = n->dist->transports[GDN_DIST_WORLD];
+    const int32_t width = n->dist->transports[GDN_DIST_SEQUENCE]->ranks;
+    const int32_t place = world->rank % width, group = world->rank / width;
+    device_group *g = n->groups;
+    ncclComm_t *all = &g[GDN_DIST_WORLD].communicator;
+    if (given)
+        NCCL_TRY(ncclCommSplit(*given, 0, world->rank, all, NULL), function, *given);
+    else
+        NCCL_TRY(ncclCommInitRank(all, world->ranks, *id, world->rank), function, NULL);
+    NCCL_TRY(ncclCommSplit(*all, group, place, &g[GDN_DIST_SEQUENCE].communicator, NULL), function,
+             *all);
+    NCCL_TRY(ncclCommSplit(*all, place, group, &g[GDN_DIST_DATA].communicator, NULL), function,
+             *all);
+    g[GDN_DIST_SEQUENCE].first = world->rank - place;
+    g[GDN_DIST_DATA].first = place;
+    g[GDN_DIST_WORLD].step = g[GDN_DIST_SEQUENCE].step = 1;
+    g[GDN_DIST_DATA].step = width;
+    return GDN_STATUS_OK;
+}
+
+static gdn_status set_up(struct gdni_nccl *n, const ncclComm_t *given, const ncclUniqueId *id) {
+    gdn_dist *dist = n->dist;
+    int before = 0;
+    GDN_TRY(gdni_device_side_stream(n->context, &n->stream));
+    GDN_TRY(gdni_device_event_create(n->context, &n->event));
+    GDN_TRY(gdni_pinned_allocate(n->context, MARKS * sizeof(*n->marks), (void **)&n->marks));
+    n->marks[0] = n->marks[1] = 0;
+    GDN_TRY(gdni_device_enter(n->context, &before));
+    gdni_watch_waiting(dist->watch, "gdn_dist_use_nccl: making communicators", GDNI_ALL);
+    const gdn_status status = make_communicators(n, given, id);
+    gdni_watch_waiting(dist->watch, "", GDNI_ALL);
+    gdni_device_leave(before);
+    GDN_TRY(status);
+    const gdni_device_watch questions = {n, is_waiting, has_failed};
+    gdni_watch_device(dist->watch, &questions);
+    for (int i = 0; i < GDNI_GROUPS; ++i) {
+        gdn_transport *t = dist->transports[i];
+        n->groups[i].nccl = n;
+        t->device_send = device_send;
+        t->device_receive = device_receive;
+        t->device_all_reduce = device_all_reduce;
+        t->device_finish = device_finish;
+        t->device = &n->groups[i];
+    }
+    return GDN_STATUS_OK;
+}
+
+static gdn_status create(gdn_dist *dist, const gdn_context *context, const ncclComm_t *given,
+                         const ncclUniqueId *id) {
+    struct gdni_nccl *n = calloc(1, sizeof(*n));
+    if (!n)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_use_nccl: no memory");
+    n->dist = dist;
+    n->context = context;
+    dist->nccl = n; /* destroyed with the group, whatever comes */
+    return set_up(n, given, id);
+}
+
+gdn_status gdn_dist_use_nccl(gdn_dist *dist, const gdn_context *context, const void *communicator) {
+    static const char *const function = "gdn_dist_use_nccl";
+    introduction mine = {{0}, {{0}}};
+    ncclUniqueId id;
+    char text[128];
+    int32_t shared = 0;
+    GDNI_REQUIRE(dist != NULL, "%s: dist is NULL", function);
+    gdni_clear_error();
+    gdn_status status = check_call(dist, context, communicator);
+    if (status == GDN_STATUS_OK)
+        status = gdni_device_uuid(context, mine.uuid);
+    if (status == GDN_STATUS_OK && gdn_dist_rank(dist, GDN_DIST_WORLD) == 0) {
+        const ncclResult_t result = ncclGetUniqueId(&mine.id);
+        if (result != ncclSuccess)
+            status = nccl_fail(result, function, NULL);
+    }
+    snprintf(text, sizeof(text), "NCCL version %d; communicator %s", gdn_dist_nccl_version(),
+             communicator ? "given" : "absent");
+    GDN_TRY(gdn_dist_agree(dist, GDN_DIST_WORLD, status, function, text));
+    GDN_TRY(gdni_dist_begin(dist, function));
+    status = introduce(dist, &mine, &id, &shared);
+    if (shared)
+        return gdni_dist_shared(dist, status);
+    if (status == GDN_STATUS_OK)
+        status = create(dist, context, communicator, &id);
+    return gdni_dist_end(dist, status);
+}
+
+void gdni_nccl_destroy(struct gdni_nccl *n) {
+    if (!n)
+        return;
+    gdni_watch_device(n->dist->watch, NULL);
+    for (int i = GDNI_GROUPS; i-- > 0;)
+        if (n->groups[i].communicator)
+            ncclCommDestroy(n->groups[i].communicator);
+    if (n->marks)
+        gdni_pinned_release(n->context, n->marks);
+    if (n->event)
+        gdni_device_event_destroy(n->context, n->event);
+    if (n->stream)
+        gdni_stream_destroy(n->context, n->stream);
+    free(n);
+}
