@@ -1,4 +1,5 @@
 #include "options.h"
+#include "ranks.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -177,6 +178,10 @@ int cli_open_context(cli_options *o, gdn_io_kind kind, gdn_context **context) {
     config.backend = o->backend;
     if (config.backend == GDN_BACKEND_AUTO && kind != GDN_IO_CASE)
         config.backend = GDN_BACKEND_CPU; /* the layer has no other fast one */
+    if (config.backend == GDN_BACKEND_CUDA || config.backend == GDN_BACKEND_AUTO) {
+        const int32_t devices = gdn_device_count();
+        config.device = devices ? cli_rank(o->dist) % devices : 0;
+    }
     CLI_TRY(gdn_context_create(context, &config));
     const gdn_backend backend = gdn_context_backend(*context);
     if (!o->dtype_given)

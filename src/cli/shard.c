@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda/memory.h"
 #include "error.h"
 #include "gdn_dist.h"
 #include "ranks.h"
@@ -23,15 +24,17 @@ typedef struct tensor {
     const double *from; /* whole input, or NULL */
     double *to;         /* whole output, or NULL */
     void *data;         /* NULL where neither */
+    void *device;       /* a copy where the context computes on a device, or NULL */
 } tensor;
 
 typedef struct work {
     gdn_dist *dist;
+    const gdn_context *device; /* NULL: a host backend */
     gdn_shard shard;
     gdn_shard_part part;
     tensor tensors[MAX_TENSORS];
     int count;
-    void *saved, *workspace;
+    void *saved, *workspace, *checked_report;
     size_t workspace_size;
 } work;
 
@@ -43,14 +46,27 @@ static gdn_status reserve(size_t bytes, void **out) {
     return GDN_STATUS_OK;
 }
 
+/* Memory that a call of the context's backend takes. */
+static gdn_status reserve_for(const work *w, size_t bytes, void **out) {
+    return w->device ? gdni_device_allocate(w->device, bytes, out) : reserve(bytes, out);
+}
+
+static void release_of(const work *w, void *data) {
+    if (w->device && data)
+        gdni_device_release(w->device, data);
+    else
+        free(data);
+}
+
 /* Even shards of T tokens. */
-static gdn_status open_work(work *w, gdn_dist *dist, int64_t T, int64_t N,
-                            const int64_t *cu_seqlens) {
+static gdn_status open_work(work *w, gdn_dist *dist, const gdn_context *context, int64_t T,
+                            int64_t N, const int64_t *cu_seqlens) {
     const gdn_shard shard = GDN_SHARD_INIT;
     const gdn_shard_part part = GDN_SHARD_PART_INIT;
     const int32_t rank = cli_rank(dist), ranks = cli_ranks(dist);
     memset(w, 0, sizeof(*w));
     w->dist = dist;
+    w->device = gdn_context_backend(context) == GDN_BACKEND_CUDA ? context : NULL;
     w->shard = shard;
     w->part = part;
     w->shard.T = T;
@@ -64,15 +80,21 @@ static gdn_status reserve_call(work *w, const gdn_sizes *sizes) {
     w->workspace_size = sizes->forward_workspace > sizes->backward_workspace
                             ? sizes->forward_workspace
                             : sizes->backward_workspace;
-    GDN_TRY(reserve(sizes->saved, &w->saved));
-    return reserve(w->workspace_size, &w->workspace);
+    GDN_TRY(reserve_for(w, sizes->saved, &w->saved));
+    if (sizes->checked_report)
+        GDN_TRY(reserve_for(w, sizes->checked_report, &w->checked_report));
+    return reserve_for(w, w->workspace_size, &w->workspace);
 }
 
 static void close_work(work *w) {
-    for (int i = 0; i < w->count; ++i)
+    for (int i = 0; i < w->count; ++i) {
+        if (w->tensors[i].device)
+            gdni_device_release(w->device, w->tensors[i].device);
         free(w->tensors[i].data);
-    free(w->saved);
-    free(w->workspace);
+    }
+    release_of(w, w->saved);
+    release_of(w, w->workspace);
+    release_of(w, w->checked_report);
 }
 
 static gdn_status convert_in(const tensor *t) {
@@ -90,21 +112,31 @@ static gdn_status convert_in(const tensor *t) {
     return GDN_STATUS_OK;
 }
 
+static size_t tensor_bytes(const tensor *t) {
+    return gdn_dtype_size(t->dtype) * (size_t)((t->rows > 0 ? t->rows : 1) * t->row);
+}
+
 /* Adds a tensor of `rows` rows here, of which the whole has them from `first` on. At least one row
  * is there: a rank without sequences has one that is not of the batch. */
 static gdn_status add(work *w, tensor t, void **data) {
     *data = NULL;
     if (!t.from && !t.to)
         return GDN_STATUS_OK;
-    const int64_t rows = t.rows > 0 ? t.rows : 1;
-    GDN_TRY(reserve(gdn_dtype_size(t.dtype) * (size_t)(rows * t.row), &t.data));
-    w->tensors[w->count++] = t;
+    tensor *kept = &w->tensors[w->count];
+    const size_t bytes = tensor_bytes(&t);
+    GDN_TRY(reserve(bytes, &t.data));
+    *kept = t;
+    ++w->count;
     *data = t.data;
-    if (!t.from)
+    if (t.from && t.rows == 0)
+        memset(t.data, 0, bytes);
+    if (t.from)
+        GDN_TRY(convert_in(&t));
+    if (!w->device)
         return GDN_STATUS_OK;
-    if (t.rows == 0)
-        memset(t.data, 0, gdn_dtype_size(t.dtype) * (size_t)t.row);
-    return convert_in(&t);
+    GDN_TRY(gdni_device_allocate(w->device, bytes, &kept->device));
+    *data = kept->device;
+    return t.from ? gdni_device_copy(w->device, kept->device, t.data, bytes) : GDN_STATUS_OK;
 }
 
 static tensor of_tokens(const work *w, const char *name, gdn_dtype dtype, int64_t row,
@@ -173,9 +205,13 @@ static gdn_status gather_tensor(gdn_transport *group, const tensor *t) {
 
 static gdn_status gather(work *w) {
     gdn_transport *group = gdn_dist_transport(w->dist, GDN_DIST_SEQUENCE);
-    for (int i = 0; i < w->count; ++i)
-        if (w->tensors[i].to)
-            GDN_TRY(gather_tensor(group, &w->tensors[i]));
+    for (int i = 0; i < w->count; ++i) {
+        const tensor *t = &w->tensors[i];
+        if (t->to && t->device)
+            GDN_TRY(gdni_device_copy(w->device, t->data, t->device, tensor_bytes(t)));
+        if (t->to)
+            GDN_TRY(gather_tensor(group, t));
+    }
     return GDN_STATUS_OK;
 }
 
@@ -216,6 +252,16 @@ static gdn_status add_operator(work *w, const gdn_problem *p, const gdni_operato
     return GDN_STATUS_OK;
 }
 
+/* On a device what CHECKED has found is asked for. */
+static gdn_status checked(const work *w, const gdn_dist_plan *plan, const gdn_tensors *t,
+                          gdn_status status) {
+    gdn_dist_local local = GDN_DIST_LOCAL_INIT;
+    if (status != GDN_STATUS_OK || !w->checked_report)
+        return status;
+    GDN_TRY(gdn_dist_plan_local(plan, &local));
+    return gdn_checked_status(w->device, &local.problem, t, NULL);
+}
+
 static gdn_status run_operator(work *w, const gdn_context *context, const gdn_problem *problem,
                                const gdni_operator_values *v, gdn_dist_plan **plan) {
     gdn_tensors t = GDN_TENSORS_INIT;
@@ -227,9 +273,10 @@ static gdn_status run_operator(work *w, const gdn_context *context, const gdn_pr
     t.saved = w->saved;
     t.workspace = w->workspace;
     t.workspace_size = w->workspace_size;
-    GDN_TRY(gdn_dist_forward(*plan, &t, NULL));
+    t.checked_report = w->checked_report;
+    GDN_TRY(checked(w, *plan, &t, gdn_dist_forward(*plan, &t, NULL)));
     if (v->do_)
-        GDN_TRY(gdn_dist_backward(*plan, &t, NULL));
+        GDN_TRY(checked(w, *plan, &t, gdn_dist_backward(*plan, &t, NULL)));
     return gather(w);
 }
 
@@ -239,10 +286,7 @@ gdn_status cli_evaluate_operator(gdn_dist *dist, const gdn_context *context,
     gdn_dist_plan *plan = NULL;
     if (!dist)
         return gdni_evaluate_operator(context, problem, values);
-    if (gdn_context_backend(context) == GDN_BACKEND_CUDA)
-        return gdni_fail(GDN_STATUS_UNSUPPORTED,
-                         "over ranks: backend is cuda, expected cpu or reference");
-    GDN_TRY(open_work(&w, dist, problem->T, problem->N, values->cu_seqlens));
+    GDN_TRY(open_work(&w, dist, context, problem->T, problem->N, values->cu_seqlens));
     const gdn_status status = run_operator(&w, context, problem, values, &plan);
     gdn_dist_plan_destroy(plan);
     close_work(&w);
@@ -303,7 +347,7 @@ gdn_status cli_evaluate_layer(gdn_dist *dist, const gdn_context *context, const 
     gdn_dist_layer *l = NULL;
     if (!dist)
         return gdni_evaluate_layer(context, layer, values);
-    GDN_TRY(open_work(&w, dist, layer->T, layer->N, values->cu_seqlens));
+    GDN_TRY(open_work(&w, dist, context, layer->T, layer->N, values->cu_seqlens));
     const gdn_status status = run_layer(&w, context, layer, values, &l);
     gdn_dist_layer_destroy(l);
     close_work(&w);
