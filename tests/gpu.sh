@@ -41,7 +41,19 @@ run_tests() {
 test_all() { run_tests "has the label gpu" -L '^gpu$' -LE stress -E '^gpu\.(stress|train|dist)' -j 4; }
 stress() { run_tests "is named gpu.stress*" -R '^gpu\.stress'; }
 train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
-dist() { run_tests "is named gpu.dist*" -R '^gpu\.dist'; }
+# The tests, some of which want two GPUs; then 131072 tokens a rank over NCCL, a rank for each of up to eight GPUs.
+dist() {
+    local code ranks=1 gpus
+    run_tests "is named gpu.dist*" -R '^gpu\.dist'
+    code=$?
+    "$folder/bin/gdn" info | grep -q '^NCCL *[0-9]' || return $code
+    gpus=$(nvidia-smi --list-gpus | wc -l)
+    while [ "$code" = 0 ] && [ "$ranks" -le "$gpus" ] && [ "$ranks" -le 8 ]; do
+        mpirun -n "$ranks" --oversubscribe --bind-to none "$folder/bin/bench_shards" 131072 5 nccl || return 1
+        ranks=$((2 * ranks))
+    done
+    return $code
+}
 
 # What racecheck says of two Hopper kernels is known, and no race: what it follows is what a thread's own arrival at an
 # mbarrier publishes to those who wait at that barrier. In forward_kernel and chains_kernel a lane arrives for its warp,

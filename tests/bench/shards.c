@@ -1,17 +1,28 @@
 /*
- * shards [TOKENS [REPEATS]]: forward and backward of TOKENS tokens a rank, one thread a rank, by
- * kind of gate: the best of REPEATS, slowest rank; what a rank sends, and how many tokens its
- * segment pass read. Run it under mpirun with 1, 2, ... ranks and compare.
+ * shards [TOKENS [REPEATS [staged|nccl]]]: forward and backward of TOKENS tokens a rank by kind of
+ * gate: the best of REPEATS, slowest rank; what a rank sends, and how many tokens its segment pass
+ * read (0 over NCCL, where only the device knows). Run it under mpirun with 1, 2, ... ranks and
+ * compare. On the CPU in fp32, one thread a rank; with staged or nccl on GPUs, in bf16 with 16 and
+ * 32 heads.
  */
 #include "../dist/problem.h"
 
 #include <time.h>
 
 enum {
-    HK = 2,
-    HV = 4,
-    DIM = 128
+    DIM = 128,
+    DRAWN = 1024 /* tokens; the others are copies of them */
 };
+
+typedef struct setup {
+    gdn_dist *dist;
+    gdn_context *context;
+    gdn_stream stream;
+    gdn_dtype dtype;
+    int32_t Hk, Hv;
+    int64_t T; /* a rank's */
+    int repeats;
+} setup;
 
 static double now(void) {
     struct timespec t;
@@ -26,23 +37,57 @@ typedef struct kind {
     uint32_t flags;
 } kind;
 
-static void fill(float *data[TENSORS], int64_t T, const kind *k, int32_t rank) {
-    harness_random r = {(uint64_t)rank + 1};
-    gdn_problem p = GDN_PROBLEM_INIT;
-    p.T = T, p.Hk = HK, p.Hv = HV, p.K = p.V = DIM;
+static double draw_value(harness_random *r, int tensor, int64_t head, const kind *k) {
+    const double x = harness_normal(r);
+    switch (tensor) {
+    case Q:
+    case K_:
+        return x / sqrt((double)DIM);
+    case G:
+        return -2.0 * harness_uniform(r) * k->gate * pow(k->ratio, (double)head);
+    case BETA:
+        return harness_uniform(r);
+    default:
+        return x;
+    }
+}
+
+/* The first `have` bytes again and again. */
+static void repeat(const setup *s, char *data, size_t have, size_t bytes) {
+    for (; have < bytes; have *= 2) {
+        const size_t more = have < bytes - have ? have : bytes - have;
+        if (on_device(s->context))
+            must(s->dist, gdni_device_copy(s->context, data + have, data, more));
+        else
+            memcpy(data + have, data, more);
+    }
+}
+
+/* Inputs as the context wants them, and room for the outputs. */
+static void fill(const setup *s, const gdn_problem *p, const kind *k, void *data[TENSORS]) {
+    harness_random r = {(uint64_t)gdn_dist_rank(s->dist, GDN_DIST_WORLD) + 1};
     for (int i = 0; i < TENSORS; ++i) {
-        const int64_t count = tensor_rows(&p, i) * tensor_row(&p, i);
-        data[i] = i == INITIAL || i == DHT ? NULL : need(sizeof(float) * (size_t)count);
-        for (int64_t j = 0; i <= DO && j < count; ++j) {
-            double x = harness_normal(&r);
-            if (i == Q || i == K_)
-                x /= sqrt((double)DIM);
-            if (i == G)
-                x = -2.0 * harness_uniform(&r) * k->gate * pow(k->ratio, (double)(j % HV));
-            if (i == BETA)
-                x = harness_uniform(&r);
-            data[i][j] = (float)x;
-        }
+        const int64_t row = tensor_row(p, i), rows = tensor_rows(p, i);
+        const int64_t drawn = rows < DRAWN ? rows : DRAWN;
+        const size_t bytes = gdn_dtype_size(dtype_of(p, i)) * (size_t)row;
+        data[i] = NULL;
+        if (i == INITIAL || i == DHT)
+            continue;
+        must(s->dist, reserve(s->context, bytes * (size_t)rows, &data[i]));
+        if (i > DO)
+            continue;
+        double *values = need(sizeof(double) * (size_t)(drawn * row));
+        void *host = need(bytes * (size_t)drawn);
+        for (int64_t j = 0; j < drawn * row; ++j)
+            values[j] = draw_value(&r, i, j % p->Hv, k);
+        must(s->dist, gdn_convert(dtype_of(p, i), host, GDN_DTYPE_FP64, values, drawn * row));
+        if (on_device(s->context))
+            must(s->dist, gdni_device_copy(s->context, data[i], host, bytes * (size_t)drawn));
+        else
+            memcpy(data[i], host, bytes * (size_t)drawn);
+        repeat(s, data[i], bytes * (size_t)drawn, bytes * (size_t)rows);
+        free(values);
+        free(host);
     }
 }
 
@@ -56,49 +101,59 @@ static double slowest(gdn_dist *dist, double mine) {
     return most;
 }
 
-static void run(gdn_dist *dist, const gdn_context *context, int64_t T, int repeats, const kind *k) {
+/* Seconds of one call, of the slowest rank. */
+static double timed(const setup *s, gdn_dist_plan *plan, const gdn_tensors *t, int backward) {
+    slowest(s->dist, 0.0); /* all start together */
+    const double start = now();
+    must(s->dist,
+         backward ? gdn_dist_backward(plan, t, s->stream) : gdn_dist_forward(plan, t, s->stream));
+    if (s->stream)
+        must(s->dist, gdni_stream_wait(s->context, s->stream, "bench: a call"));
+    return slowest(s->dist, now() - start);
+}
+
+static void run(const setup *s, const kind *k) {
+    gdn_dist *dist = s->dist;
     const int32_t rank = gdn_dist_rank(dist, GDN_DIST_WORLD);
     const int32_t ranks = gdn_dist_ranks(dist, GDN_DIST_WORLD);
     gdn_shard shard = GDN_SHARD_INIT;
     gdn_problem problem = GDN_PROBLEM_INIT;
     gdn_dist_plan *plan = NULL;
+    gdn_dist_local local = GDN_DIST_LOCAL_INIT;
     gdn_sizes sizes = GDN_SIZES_INIT;
     gdn_dist_traffic traffic = GDN_DIST_TRAFFIC_INIT;
-    float *data[TENSORS];
+    void *data[TENSORS];
     double forward = INFINITY, backward = INFINITY;
-    shard.T = T * ranks;
+    shard.T = s->T * ranks;
     gdn_shard_even(&shard, rank, ranks);
-    problem.Hk = HK, problem.Hv = HV, problem.K = problem.V = DIM;
+    problem.dtype = s->dtype;
+    problem.Hk = s->Hk, problem.Hv = s->Hv, problem.K = problem.V = DIM;
     problem.flags = k->flags;
-    must(dist, gdn_dist_plan_create(&plan, dist, context, &problem, &shard));
+    must(dist, gdn_dist_plan_create(&plan, dist, s->context, &problem, &shard));
+    must(dist, gdn_dist_plan_local(plan, &local));
     must(dist, gdn_dist_plan_sizes(plan, &sizes));
-    fill(data, T, k, rank);
-    gdn_tensors t = tensors_of((void *const *)data);
-    t.saved = need(sizes.saved);
+    fill(s, &local.problem, k, data);
+    gdn_tensors t = tensors_of(data);
+    must(dist, reserve(s->context, sizes.saved, &t.saved));
     t.workspace_size = sizes.forward_workspace > sizes.backward_workspace
                            ? sizes.forward_workspace
                            : sizes.backward_workspace;
-    t.workspace = need(t.workspace_size);
-    for (int i = 0; i < repeats; ++i) {
-        slowest(dist, 0.0); /* all start together */
-        const double start = now();
-        must(dist, gdn_dist_forward(plan, &t, NULL));
-        const double middle = slowest(dist, now() - start), again = now();
-        must(dist, gdn_dist_backward(plan, &t, NULL));
-        const double end = slowest(dist, now() - again);
-        forward = fmin(forward, middle);
-        backward = fmin(backward, end);
+    must(dist, reserve(s->context, t.workspace_size, &t.workspace));
+    for (int i = 0; i < s->repeats; ++i) {
+        forward = fmin(forward, timed(s, plan, &t, 0));
+        backward = fmin(backward, timed(s, plan, &t, 1));
     }
     must(dist, gdn_dist_plan_traffic(plan, &traffic));
     const double tokens = slowest(dist, (double)traffic.segment_tokens);
     const double bytes = slowest(dist, (double)traffic.forward_bytes);
     if (rank == 0)
-        printf("%-8s %5d %8lld %10.1f %10.1f %12.0f %12.0f\n", k->name, ranks, (long long)shard.T,
+        printf("%-8s %5d %8lld %10.2f %10.2f %12.0f %12.0f\n", k->name, ranks, (long long)shard.T,
                1e3 * forward, 1e3 * backward, bytes, tokens);
     for (int i = 0; i < TENSORS; ++i)
-        free(data[i]);
-    free(t.saved);
-    free(t.workspace);
+        if (data[i])
+            release(s->context, data[i]);
+    release(s->context, t.saved);
+    release(s->context, t.workspace);
     gdn_dist_plan_destroy(plan);
 }
 
@@ -107,20 +162,30 @@ int main(int argc, char **argv) {
                                  {"mixed", 1.0, 0.01, 0},
                                  {"none", 0.0, 1.0, 0},
                                  {"exact", 1.0, 1.0, GDN_FLAG_EXACT}};
-    gdn_dist *dist = test_begin(30.0, 0);
-    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
-    gdn_context *context = NULL;
-    config.backend = GDN_BACKEND_CPU;
-    config.threads = 1;
-    must(dist, gdn_context_create(&context, &config));
-    if (gdn_dist_rank(dist, GDN_DIST_WORLD) == 0)
+    const int gpu = argc > 3, nccl = gpu && !strcmp(argv[3], "nccl");
+    const machine m = {.backend = gpu ? GDN_BACKEND_CUDA : GDN_BACKEND_CPU,
+                       .kernels = GDN_KERNELS_AUTO};
+    setup s = {.dist = test_begin(30.0, 0),
+               .dtype = gpu ? GDN_DTYPE_BF16 : GDN_DTYPE_FP32,
+               .Hk = gpu ? 16 : 2,
+               .Hv = gpu ? 32 : 4,
+               .T = argc > 1 ? atoll(argv[1]) : 4096,
+               .repeats = argc > 2 ? atoi(argv[2]) : 5};
+    const int32_t rank = gdn_dist_rank(s.dist, GDN_DIST_WORLD);
+    must(s.dist, machine_open(&m, rank, &s.context));
+    if (gpu)
+        must(s.dist, gdni_stream_create(s.context, &s.stream));
+    if (nccl)
+        must(s.dist, gdn_dist_use_nccl(s.dist, s.context, NULL));
+    if (rank == 0)
         printf("%-8s %5s %8s %10s %10s %12s %12s\n", "gates", "ranks", "tokens", "forward ms",
                "backw. ms", "bytes sent", "segment");
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); ++i)
-        run(dist, context, argc > 1 ? atoll(argv[1]) : 4096, argc > 2 ? atoi(argv[2]) : 5,
-            &kinds[i]);
-    gdn_context_destroy(context);
-    gdn_dist_destroy(dist);
+        run(&s, &kinds[i]);
+    gdn_dist_destroy(s.dist);
+    if (s.stream)
+        gdni_stream_destroy(s.context, s.stream);
+    gdn_context_destroy(s.context);
     gdn_dist_finish(30.0);
     return 0;
 }
