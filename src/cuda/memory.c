@@ -27,12 +27,12 @@ gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *p
 }
 
 gdn_status gdni_device_plans(const gdn_context *context, const gdn_problem *problem, int packed,
-                             int *plans) {
+                             int backward, int *plans) {
     const gdni_plan_device device = {context->multiprocessors, context->capability,
                                      context->shared_memory};
     gdn_problem checked;
     GDN_TRY(gdni_problem_check("gdni_device_plans", problem, &checked));
-    *plans = gdni_plan_max_borders(&device, &checked, packed) > 0;
+    *plans = gdni_plan_max_borders(&device, &checked, packed, backward) > 0;
     return GDN_STATUS_OK;
 }
 

@@ -71,9 +71,9 @@ static inline gdn_status gdni_stream_zero(const gdn_context *context, void *to, 
 GDN_API gdn_status gdni_device_segments(const gdn_context *context, const gdn_problem *problem,
                                         const gdn_tensors *tensors, int backward,
                                         int64_t *segments);
-/* In builds with CUDA: whether calls with this problem make a plan, which may cut sequences;
- * packed: cu_seqlens are given. Where not, segments = 1 changes nothing. */
+/* In builds with CUDA: whether forward (or backward) with this problem makes a plan, which may cut
+ * sequences; packed: cu_seqlens are given. Where not, segments = 1 changes nothing. */
 GDN_API gdn_status gdni_device_plans(const gdn_context *context, const gdn_problem *problem,
-                                     int packed, int *plans);
+                                     int packed, int backward, int *plans);
 
 #endif /* GDNI_CUDA_MEMORY_H */

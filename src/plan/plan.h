@@ -12,8 +12,8 @@
  * then starts that many chunks early, its left segment's gradients as many late, both from zero.
  * Any other head takes the exact path at that border. With threshold -infinity all of them do.
  *
- * Everything depends on the problem, the device and the bounds alone, so forward and backward cut
- * alike, and the same inputs give the same plan.
+ * Everything depends on the problem, the device and the bounds alone, so the same inputs give the
+ * same plan, and forward and backward cut alike where both make one (model.h says where).
  */
 #ifndef GDNI_PLAN_H
 #define GDNI_PLAN_H

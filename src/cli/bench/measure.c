@@ -122,7 +122,7 @@ static gdn_status time_graphs(const bench_device *d, int graphs, float *ms, benc
 static gdn_status take_times(const bench_device *d, const bench_call *c, const bench_row *row,
                              bench_result *r) {
     int plans;
-    GDN_TRY(gdni_device_plans(d->context, &c->p, c->t.cu_seqlens != NULL, &plans));
+    GDN_TRY(gdni_device_plans(d->context, &c->p, c->t.cu_seqlens != NULL, row->backward, &plans));
     GDN_TRY(capture(d, c, &c->p, row->backward, AS_MEANT));
     if (plans) {
         const gdn_problem uncut = never_cut(c->p);
