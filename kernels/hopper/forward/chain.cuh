@@ -243,7 +243,6 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const Work &wo
     c.form_r(v);
 
     Turn<Shape::STAGES> turn;
-    int before = 0; // the stage of the chunk before
     for (int i = 0; i < count; ++i) {
         const bool last = i + 1 == count;
         const uint32_t stage = uniform(place.stage(turn.stage)), gates = place.gates(turn.stage);
@@ -264,8 +263,6 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const Work &wo
             round_to(c.output, c.o);
             pin(c.output);
         }
-        __syncwarp();
-        mbarrier_arrive_if(place.empty(before), c.lane == 0 && i > 0);
         if (Shape::OUTPUT)
             c.multiply_q(c.low, q, true);
         gate_row(c.e, gates, GATE_EXP_LEFT);
@@ -305,12 +302,14 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const Work &wo
         c.load_v(v, stage_after, gates_after);
         wgmma_wait_group<Shape::OUTPUT>();
         c.form_r(v);
-        before = turn.stage;
-        turn = next;
         // NOTE: nothing may be under way over the back edge, or ptxas serialises the products.
         wgmma_wait_group<0>();
         pin(s);
         pin(c.o);
+        // Before the next turn waits for a chunk that may go into this stage.
+        __syncwarp();
+        mbarrier_arrive_if(place.empty(turn.stage), c.lane == 0 && !last);
+        turn = next;
     }
     if (Shape::OUTPUT) {
         round_to(c.output, c.o);

@@ -17,7 +17,7 @@
 //     tensor cores  | D | S^T Q^T 1 | S' | S^T Q^T 2 | U 1, U 2 of n + 1 | P D     |
 //     registers     | round O of n - 1, store it     | round S' | decay S, | R of   |
 //                   |     | e^{c_C-c} D | round D    | in halves| scale O  | n + 1  |
-//     loading warp  | n + 2, as soon as n - 1 is free
+//     loading warp  | n + 2, where n - 1 was
 //     storing warp  | O of n - 1 | D of n | S of n + 1
 //
 // U, D and S' are the serial chain; the two halves of S^T Q^T (by columns of K) and P D are where
