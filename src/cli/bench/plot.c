@@ -2,6 +2,7 @@
 #include "bench.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,14 @@ typedef struct picture {
     int64_t count;
 } picture;
 
+/* Where the lengths of sequences would fill the picture, their number and their sum. */
+static void name_row(const bench_row *r, char *name, size_t size) {
+    bench_row_name(r, name, size);
+    if (strlen(name) > 24)
+        snprintf(name, size, "%s %d/%d %d sequences, %lld", r->backward ? "bwd" : "fwd", (int)r->Hk,
+                 (int)r->Hv, (int)r->N, (long long)r->cu[r->N]);
+}
+
 static gdn_status choose_rows(picture *p, const bench_table *t, const char *path,
                               const char *filter) {
     for (int64_t i = 0; i < t->count; ++i) {
@@ -30,7 +39,7 @@ static gdn_status choose_rows(picture *p, const bench_table *t, const char *path
             return gdni_fail(GDN_STATUS_UNSUPPORTED,
                              "%s: expected at most %d rows to draw (see --filter)", path,
                              (int)MOST_PLACES);
-        bench_row_name(r, p->names[p->count], sizeof(p->names[0]));
+        name_row(r, p->names[p->count], sizeof(p->names[0]));
         p->categories[p->count] = p->names[p->count];
         p->rows[p->count++] = r;
     }
@@ -47,6 +56,19 @@ static int has_values(const picture *p, int column) {
     return 0;
 }
 
+/* Whether a column has a value that none of the series before it has. */
+static int says_more(const picture *p, int column, const int *columns, int64_t count) {
+    for (int64_t s = 0; s < count; ++s) {
+        int64_t same = 0;
+        while (same < p->count &&
+               !strcmp(p->rows[same]->cells[column], p->rows[same]->cells[columns[s]]))
+            ++same;
+        if (same == p->count)
+            return 0;
+    }
+    return has_values(p, column);
+}
+
 /* libgdn's times first. */
 static int64_t choose_series(const picture *p, const bench_table *t, gdni_series *series,
                              int *columns) {
@@ -55,7 +77,8 @@ static int64_t choose_series(const picture *p, const bench_table *t, gdni_series
         for (int c = 0; c < t->column_count && count < MOST_SERIES; ++c) {
             const char *name = t->columns[c];
             const int is_ours = !strcmp(name, "libgdn_ms") || !strcmp(name, "uncut_ms");
-            if (is_ours != ours || (!ours && !bench_is_rival(name)) || !has_values(p, c))
+            if (is_ours != ours || (!ours && !bench_is_rival(name)) ||
+                !says_more(p, c, columns, count))
                 continue;
             series[count] = (gdni_series){.name = name,
                                           .style = ours ? GDNI_SERIES_BARS : GDNI_SERIES_DOTS,
