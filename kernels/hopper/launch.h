@@ -13,8 +13,10 @@ namespace hopper {
             return error_;                                                                         \
     } while (0)
 
-// Enqueues a kernel that may start before its predecessor on the stream has ended: it calls
-// griddepcontrol_wait before it touches anything that another kernel writes or reads.
+// Enqueues a kernel that may start before its predecessor on the stream has ended. Every CTA of it
+// executes griddepcontrol_wait before it ends, so that its own end says that the predecessor has
+// ended; and before it touches anything that another kernel writes or reads, unless it waits for
+// that by itself (Arguments::arrivals).
 template <typename... Parameters>
 cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared,
                          cudaStream_t stream, Parameters... values) {

@@ -240,12 +240,11 @@ __global__ void __launch_bounds__(EndsShape<T, C, KP, SLICE>::THREADS)
     const int64_t begin = a.chunk_start[sequence], end = a.chunk_start[sequence + 1];
     // Both ends add to the same numbers where they are one chunk: then one CTA does both.
     const bool alone = end - begin == 1;
-    if (begin == end)
-        return;
-    if (a.initial_state && blockIdx.y == 0)
+    if (begin < end && a.initial_state && blockIdx.y == 0)
         one_end<T, C, KP, SLICE, false>(a, sequence, head, begin, alone, shared);
-    if (a.dht && blockIdx.y == (alone ? 0 : 1))
+    if (begin < end && a.dht && blockIdx.y == (alone ? 0 : 1))
         one_end<T, C, KP, SLICE, true>(a, sequence, head, end - 1, alone, shared);
+    wait_for_previous(); // in every CTA: hopper/launch.h
 }
 
 template <typename T, int KP, int SLICE>

@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(FusedShape::THREADS, 1) __cluster_dims__(2, 1,
     // What lies behind the diagonal of a tile is never written again.
     for (int i = threadIdx.x * 16; i < Shape::SLOTS * Shape::SLOT; i += Shape::THREADS * 16)
         store_shared_zeros(place.base + Shape::SLOTS_AT + i);
+    fence_proxy_async();
     __syncthreads();
     barrier_cluster();
     const auto work = [&] { return make_work(a, item, item.first); };
