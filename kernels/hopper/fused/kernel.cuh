@@ -4,11 +4,12 @@
 //     chain        the warpgroup of ../forward: U, D, O, S' of every chunk for 64 rows of V
 //     tiles        N, M, Gam o T and P of every second chunk (tiles.cuh), for both CTAs: into a slot
 //                  here and, by one copy, over there
-//     four warps   K, V, Q into a ring of stages; O out; gate vectors of every second chunk; idle
+//     four warps   K and Q into a ring of stages; O out; gate vectors of every second chunk; V into
+//                  a ring of its own
 //
-//     CTA 0   chain  |    n     |   n + 1   |   n + 2   |        n even
-//             tiles  |  n + 2, into slot 0 of both      | n + 4
-//     CTA 1   tiles  n + 1, slot 1 | n + 3              | n + 5
+//     CTA 0   chain  |    n     |   n + 1   |   n + 2   |        n even; chunk i has slot i % 3
+//             tiles  |  n + 2, for both CTAs | n + 4
+//     CTA 1   tiles  n + 1      | n + 3              | n + 5
 //
 // Against prepare and forward one after the other it saves the tiles' way through memory and the
 // second reading of K and Q; what it costs is that N and M are formed once a v-head. Barriers and
