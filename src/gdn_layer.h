@@ -9,7 +9,11 @@
  *     o = GDN(q, k, v, g, beta)
  *     y = RMSNorm_V(o) norm SiLU(z) per head,   out = y out_proj^T
  *
- * Dtype: FP64 (reference) and FP32 (cpu). "real" below is that dtype. Sequences as in gdn_problem.
+ * Dtype: FP64 (reference), FP32 (cpu), FP32 and BF16 (cuda). Activations, their gradients and
+ * weights are of that dtype; of the state type (fp64 in fp64, otherwise fp32) are A_log, dt_bias,
+ * g, beta, dg, dbeta, states, and the gradients of all weights. Sequences as in gdn_problem. With
+ * cuda, all memory but the structs is the device's, calls only enqueue, and cu_seqlens is not
+ * checked.
  */
 #ifndef GDN_LAYER_H
 #define GDN_LAYER_H
@@ -54,8 +58,8 @@ typedef struct gdn_layer {
  *   in_proj_b    [Hv, D]       in_proj_b.weight
  *   in_proj_a    [Hv, D]       in_proj_a.weight
  *   conv1d       [C, W]        conv1d.weight [C, 1, W]; the last column meets the token
- *   A_log        [Hv]          A_log            fp32 (fp64 in fp64)
- *   dt_bias      [Hv]          dt_bias          fp32 (fp64 in fp64)
+ *   A_log        [Hv]          A_log            state type
+ *   dt_bias      [Hv]          dt_bias          state type
  *   norm         [V]           norm.weight
  *   out_proj     [D, Hv V]     out_proj.weight
  */
@@ -154,8 +158,9 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_layer_backward(const gdn_context *contex
  *
  * One struct a part holds shapes, inputs, outputs and gradients; forward reads and writes the first
  * group of pointers, backward reads the forward's inputs and dy and writes the gradients. Parameter
- * gradients are overwritten, or added to with `accumulate`. Start from zero bytes and set size. No
- * part needs a workspace. Row strides: elements, 0 = dense.
+ * gradients are overwritten, or added to with `accumulate`. Start from zero bytes and set size. Row
+ * strides: elements, 0 = dense. workspace: as many bytes as gdn_..._workspace says for the part's
+ * shapes (0 on host backends), a multiple of 256 as address.
  */
 
 /*
@@ -178,6 +183,8 @@ typedef struct gdn_conv1d {
     void *y;
     const void *dy;
     void *dx, *dweight, *dhalo;
+    void *workspace;
+    size_t workspace_size;
 } gdn_conv1d;
 
 /* y = x / sqrt(|x|^2 + eps) over the last dim. x, y, dy, dx [T, H, K]. */
@@ -196,7 +203,7 @@ typedef struct gdn_l2norm {
 
 /*
  * beta = sigmoid(b), g = -exp(A_log) softplus(a + dt_bias). a, b, g, beta and gradients [T, H];
- * A_log, dt_bias [H]. Computed in the state type.
+ * A_log, dt_bias [H]. Computed in the state type, of which g, beta, dg, dbeta are.
  */
 typedef struct gdn_gate {
     size_t size;
@@ -208,6 +215,8 @@ typedef struct gdn_gate {
     void *g, *beta;
     const void *dg, *dbeta;
     void *da, *db, *dA_log, *ddt_bias;
+    void *workspace;
+    size_t workspace_size;
 } gdn_gate;
 
 /* y = x / sqrt(mean(x^2) + eps) weight SiLU(z) per head. x, z, y and gradients [T, H, V]; weight,
@@ -223,6 +232,8 @@ typedef struct gdn_gated_rmsnorm {
     void *y;
     const void *dy;
     void *dx, *dz, *dweight;
+    void *workspace;
+    size_t workspace_size;
 } gdn_gated_rmsnorm;
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_conv1d_forward(const gdn_context *context,
@@ -243,6 +254,14 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_gated_rmsnorm_forward(const gdn_context 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_gated_rmsnorm_backward(const gdn_context *context,
                                                                const gdn_gated_rmsnorm *part,
                                                                gdn_stream stream);
+
+GDN_API GDN_CHECK_RESULT gdn_status gdn_conv1d_workspace(const gdn_context *context,
+                                                         const gdn_conv1d *part, size_t *bytes);
+GDN_API GDN_CHECK_RESULT gdn_status gdn_gate_workspace(const gdn_context *context,
+                                                       const gdn_gate *part, size_t *bytes);
+GDN_API GDN_CHECK_RESULT gdn_status gdn_gated_rmsnorm_workspace(const gdn_context *context,
+                                                                const gdn_gated_rmsnorm *part,
+                                                                size_t *bytes);
 
 #ifdef __cplusplus
 }

@@ -31,6 +31,7 @@ typedef struct gdni_backend_ops {
     gdn_status (*segment_backward)(const gdn_context *context, const gdn_problem *problem,
                                    const gdn_tensors *tensors, const gdn_segment *segment,
                                    gdn_stream stream);
+    const struct gdni_part_ops *parts; /* NULL: layers and models have host code of their own */
     /* NULL where the calls themselves answer. */
     gdn_status (*checked_status)(const gdn_context *context, const gdn_problem *problem,
                                  const gdn_tensors *tensors, gdn_stream stream);

@@ -1,6 +1,7 @@
 /* The CUDA backend: what it accepts, and the way to its kernels. */
 #include "internal.h"
 #include "cuda/device.h"
+#include "cuda/parts.h"
 
 #include <inttypes.h>
 
@@ -166,5 +167,6 @@ const gdni_backend_ops gdni_cuda_ops = {
     .backward = backward,
     .segment_forward = segment_forward,
     .segment_backward = segment_backward,
+    .parts = &gdni_cuda_part_ops,
     .checked_status = checked_status,
 };

@@ -10,6 +10,7 @@
  */
 #include "gdn_layer.h"
 #include "part.h"
+#include "part_ops.h"
 
 enum {
     CHANNEL_TILE = 128,
@@ -67,6 +68,8 @@ gdn_status gdn_conv1d_forward(const gdn_context *context, const gdn_conv1d *part
                               gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_conv1d);
     GDN_TRY(check(__func__, &p, 0));
+    if (context->ops->parts)
+        return context->ops->parts->conv1d(context, &p, 0, stream);
     GDNI_PICK(p.dtype, conv_forward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
@@ -75,6 +78,15 @@ gdn_status gdn_conv1d_backward(const gdn_context *context, const gdn_conv1d *par
                                gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_conv1d);
     GDN_TRY(check(__func__, &p, 1));
+    if (context->ops->parts)
+        return context->ops->parts->conv1d(context, &p, 1, stream);
     GDNI_PICK(p.dtype, conv_backward)(&p, context->threads);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdn_conv1d_workspace(const gdn_context *context, const gdn_conv1d *part, size_t *bytes) {
+    GDNI_PART_BEGIN(gdn_conv1d);
+    GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
+    *bytes = context->ops->parts ? context->ops->parts->conv1d_workspace(context, &p) : 0;
     return GDN_STATUS_OK;
 }

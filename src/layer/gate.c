@@ -8,6 +8,7 @@
  */
 #include "gdn_layer.h"
 #include "part.h"
+#include "part_ops.h"
 
 enum {
     TOKEN_BLOCK = 256,
@@ -41,6 +42,8 @@ static gdn_status check(const char *function, const gdn_gate *p, int backward) {
 gdn_status gdn_gate_forward(const gdn_context *context, const gdn_gate *part, gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_gate);
     GDN_TRY(check(__func__, &p, 0));
+    if (context->ops->parts)
+        return context->ops->parts->gate(context, &p, 0, stream);
     GDNI_PICK(p.dtype, gate_forward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
@@ -48,6 +51,15 @@ gdn_status gdn_gate_forward(const gdn_context *context, const gdn_gate *part, gd
 gdn_status gdn_gate_backward(const gdn_context *context, const gdn_gate *part, gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_gate);
     GDN_TRY(check(__func__, &p, 1));
+    if (context->ops->parts)
+        return context->ops->parts->gate(context, &p, 1, stream);
     GDNI_PICK(p.dtype, gate_backward)(&p, context->threads);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdn_gate_workspace(const gdn_context *context, const gdn_gate *part, size_t *bytes) {
+    GDNI_PART_BEGIN(gdn_gate);
+    GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
+    *bytes = context->ops->parts ? context->ops->parts->gate_workspace(context, &p) : 0;
     return GDN_STATUS_OK;
 }

@@ -8,6 +8,7 @@
  */
 #include "gdn_layer.h"
 #include "part.h"
+#include "part_ops.h"
 
 enum {
     ROW_BLOCK = 128,
@@ -40,6 +41,8 @@ gdn_status gdn_gated_rmsnorm_forward(const gdn_context *context, const gdn_gated
                                      gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_gated_rmsnorm);
     GDN_TRY(check(__func__, &p, 0));
+    if (context->ops->parts)
+        return context->ops->parts->gated_rmsnorm(context, &p, 0, stream);
     GDNI_PICK(p.dtype, gated_rmsnorm_forward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
@@ -48,6 +51,16 @@ gdn_status gdn_gated_rmsnorm_backward(const gdn_context *context, const gdn_gate
                                       gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_gated_rmsnorm);
     GDN_TRY(check(__func__, &p, 1));
+    if (context->ops->parts)
+        return context->ops->parts->gated_rmsnorm(context, &p, 1, stream);
     GDNI_PICK(p.dtype, gated_rmsnorm_backward)(&p, context->threads);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdn_gated_rmsnorm_workspace(const gdn_context *context, const gdn_gated_rmsnorm *part,
+                                       size_t *bytes) {
+    GDNI_PART_BEGIN(gdn_gated_rmsnorm);
+    GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
+    *bytes = context->ops->parts ? context->ops->parts->gated_rmsnorm_workspace(context, &p) : 0;
     return GDN_STATUS_OK;
 }

@@ -3,6 +3,7 @@
  */
 #include "gdn_layer.h"
 #include "part.h"
+#include "part_ops.h"
 
 enum {
     TOKEN_BLOCK = 64
@@ -32,6 +33,8 @@ gdn_status gdn_l2norm_forward(const gdn_context *context, const gdn_l2norm *part
                               gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_l2norm);
     GDN_TRY(check(__func__, &p, 0));
+    if (context->ops->parts)
+        return context->ops->parts->l2norm(context, &p, 0, stream);
     GDNI_PICK(p.dtype, l2norm_forward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
@@ -40,6 +43,8 @@ gdn_status gdn_l2norm_backward(const gdn_context *context, const gdn_l2norm *par
                                gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_l2norm);
     GDN_TRY(check(__func__, &p, 1));
+    if (context->ops->parts)
+        return context->ops->parts->l2norm(context, &p, 1, stream);
     GDNI_PICK(p.dtype, l2norm_backward)(&p, context->threads);
     return GDN_STATUS_OK;
 }

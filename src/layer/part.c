@@ -23,9 +23,13 @@ gdn_status gdni_part_dtype(const char *function, const gdn_context *context, gdn
     GDNI_REQUIRE(context != NULL, "%s: context is NULL", function);
     GDNI_REQUIRE(dtype >= GDN_DTYPE_FP32 && dtype <= GDN_DTYPE_FP64,
                  "%s: dtype is %d, expected a gdn_dtype", function, (int)dtype);
-    if (context->backend == GDN_BACKEND_CUDA)
-        return gdni_fail(GDN_STATUS_UNSUPPORTED,
-                         "%s: the context's backend is cuda, expected reference or cpu", function);
+    if (context->backend == GDN_BACKEND_CUDA) {
+        if (dtype != GDN_DTYPE_FP32 && dtype != GDN_DTYPE_BF16)
+            return gdni_fail(GDN_STATUS_UNSUPPORTED,
+                             "%s: dtype is %s, expected fp32 or bf16 on backend cuda", function,
+                             gdn_dtype_name(dtype));
+        return GDN_STATUS_OK;
+    }
     const gdn_dtype expected =
         context->backend == GDN_BACKEND_REFERENCE ? GDN_DTYPE_FP64 : GDN_DTYPE_FP32;
     if (dtype != expected)

@@ -19,7 +19,7 @@ enum {
 /* Copies the caller's struct of known bytes over `copy`, and checks context, size and dtype. */
 gdn_status gdni_part_begin(const char *function, const gdn_context *context, void *copy,
                            size_t known, const void *part);
-/* fp64 for reference contexts, fp32 for cpu contexts. */
+/* fp64 for reference contexts, fp32 for cpu contexts, fp32 or bf16 for cuda contexts. */
 gdn_status gdni_part_dtype(const char *function, const gdn_context *context, gdn_dtype dtype);
 gdn_status gdni_part_pointer(const char *function, const char *name, const void *pointer);
 gdn_status gdni_part_range(const char *function, const char *name, int64_t value, int64_t low,

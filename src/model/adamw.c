@@ -1,6 +1,7 @@
 /* AdamW, one pass over the memory; the equation is in gdn_model.h. */
 #include "gdn_model.h"
 #include "layer/part.h"
+#include "layer/part_ops.h"
 
 enum {
     BLOCK = 8192
@@ -41,6 +42,8 @@ static gdn_status check(const char *function, const gdn_adamw *p) {
 gdn_status gdn_adamw_step(const gdn_context *context, const gdn_adamw *part, gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_adamw);
     GDN_TRY(check(__func__, &p));
+    if (context->ops->parts)
+        return context->ops->parts->adamw(context, &p, 0, stream);
     const adamw_step step = {p.grad_scale ? *p.grad_scale : 1.0,
                              1.0 / (1.0 - pow(p.beta1, (double)p.step)),
                              1.0 / (1.0 - pow(p.beta2, (double)p.step))};

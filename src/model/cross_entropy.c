@@ -9,6 +9,7 @@
  */
 #include "gdn_model.h"
 #include "layer/part.h"
+#include "layer/part_ops.h"
 #include "layer/product.h"
 
 #include <inttypes.h>
@@ -71,7 +72,8 @@ gdn_status gdn_cross_entropy_workspace(const gdn_context *context, const gdn_cro
     GDNI_PART_BEGIN(gdn_cross_entropy);
     GDN_TRY(check_shape(__func__, &p));
     GDNI_REQUIRE(bytes != NULL, "%s: bytes is NULL", __func__);
-    *bytes = workspace_bytes(&p);
+    *bytes = context->ops->parts ? context->ops->parts->cross_entropy_workspace(context, &p)
+                                 : workspace_bytes(&p);
     return GDN_STATUS_OK;
 }
 
@@ -80,6 +82,8 @@ gdn_status gdn_cross_entropy_compute(const gdn_context *context, const gdn_cross
     int64_t count = 0;
     GDNI_PART_BEGIN(gdn_cross_entropy);
     GDN_TRY(check(__func__, &p, &count));
+    if (context->ops->parts)
+        return context->ops->parts->cross_entropy(context, &p, 0, stream);
     const int64_t tile = tile_size(&p), D = p.D;
     const int64_t row = D * (int64_t)gdn_dtype_size(p.dtype);
     double *losses = p.workspace;

@@ -5,6 +5,7 @@
  */
 #include "gdn_model.h"
 #include "layer/part.h"
+#include "layer/part_ops.h"
 
 #include <inttypes.h>
 
@@ -39,6 +40,8 @@ gdn_status gdn_embedding_forward(const gdn_context *context, const gdn_embedding
                                  gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_embedding);
     GDN_TRY(check(__func__, &p, 0));
+    if (context->ops->parts)
+        return context->ops->parts->embedding(context, &p, 0, stream);
     GDNI_PICK(p.dtype, embedding_forward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
@@ -47,6 +50,16 @@ gdn_status gdn_embedding_backward(const gdn_context *context, const gdn_embeddin
                                   gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_embedding);
     GDN_TRY(check(__func__, &p, 1));
+    if (context->ops->parts)
+        return context->ops->parts->embedding(context, &p, 1, stream);
     GDNI_PICK(p.dtype, embedding_backward)(&p, context->threads);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdn_embedding_workspace(const gdn_context *context, const gdn_embedding *part,
+                                   size_t *bytes) {
+    GDNI_PART_BEGIN(gdn_embedding);
+    GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
+    *bytes = context->ops->parts ? context->ops->parts->embedding_workspace(context, &p) : 0;
     return GDN_STATUS_OK;
 }

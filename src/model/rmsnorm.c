@@ -7,6 +7,7 @@
  */
 #include "gdn_model.h"
 #include "layer/part.h"
+#include "layer/part_ops.h"
 
 enum {
     TOKEN_BLOCK = 32,
@@ -40,6 +41,8 @@ gdn_status gdn_rmsnorm_forward(const gdn_context *context, const gdn_rmsnorm *pa
                                gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_rmsnorm);
     GDN_TRY(check(__func__, &p, 0));
+    if (context->ops->parts)
+        return context->ops->parts->rmsnorm(context, &p, 0, stream);
     GDNI_PICK(p.dtype, rmsnorm_forward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
@@ -48,6 +51,16 @@ gdn_status gdn_rmsnorm_backward(const gdn_context *context, const gdn_rmsnorm *p
                                 gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_rmsnorm);
     GDN_TRY(check(__func__, &p, 1));
+    if (context->ops->parts)
+        return context->ops->parts->rmsnorm(context, &p, 1, stream);
     GDNI_PICK(p.dtype, rmsnorm_backward)(&p, context->threads);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdn_rmsnorm_workspace(const gdn_context *context, const gdn_rmsnorm *part,
+                                 size_t *bytes) {
+    GDNI_PART_BEGIN(gdn_rmsnorm);
+    GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
+    *bytes = context->ops->parts ? context->ops->parts->rmsnorm_workspace(context, &p) : 0;
     return GDN_STATUS_OK;
 }

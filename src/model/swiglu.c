@@ -3,6 +3,7 @@
  */
 #include "gdn_model.h"
 #include "layer/part.h"
+#include "layer/part_ops.h"
 
 enum {
     TOKEN_BLOCK = 32
@@ -28,6 +29,8 @@ gdn_status gdn_swiglu_forward(const gdn_context *context, const gdn_swiglu *part
                               gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_swiglu);
     GDN_TRY(check(__func__, &p, 0));
+    if (context->ops->parts)
+        return context->ops->parts->swiglu(context, &p, 0, stream);
     GDNI_PICK(p.dtype, swiglu_forward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
@@ -36,6 +39,8 @@ gdn_status gdn_swiglu_backward(const gdn_context *context, const gdn_swiglu *par
                                gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_swiglu);
     GDN_TRY(check(__func__, &p, 1));
+    if (context->ops->parts)
+        return context->ops->parts->swiglu(context, &p, 1, stream);
     GDNI_PICK(p.dtype, swiglu_backward)(&p, context->threads);
     return GDN_STATUS_OK;
 }
