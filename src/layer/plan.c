@@ -36,8 +36,8 @@ gdn_status gdni_layer_plan_make(const char *function, const gdn_context *context
     GDN_TRY(gdni_copy_struct(function, p, sizeof(*p), layer, layer->size));
     GDN_TRY(gdni_part_dtype(function, context, p->dtype));
     if (context->backend == GDN_BACKEND_CUDA)
-        return gdni_fail(GDN_STATUS_UNSUPPORTED,
-                         "%s: backend is cuda, expected reference or cpu", function);
+        return gdni_fail(GDN_STATUS_UNSUPPORTED, "%s: backend is cuda, expected reference or cpu",
+                         function);
     GDN_TRY(check(function, p));
     gdn_problem problem = problem_init;
     problem.dtype = p->dtype;
