@@ -3,6 +3,7 @@
 add_library(gdn_portable OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/checked.cu
   ${CMAKE_CURRENT_LIST_DIR}/device.cu
+  ${CMAKE_CURRENT_LIST_DIR}/model/product.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/index.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/operator.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/plan.cu

@@ -1,13 +1,82 @@
+/* The parts of a model on the cuda backend: what they need of a workspace, and the way to their
+ * kernels. */
+#include "cuda/device.h"
 #include "cuda/parts.h"
+#include "model/model.h"
 
-#include "internal.h"
+#include <inttypes.h>
+
+static gdn_status enqueued(const char *function, const gdn_context *context, int code) {
+    if (code)
+        return gdni_fail(GDN_STATUS_CUDA_ERROR, "%s: device %d: %s", function, context->device,
+                         gdni_model_error_text(code));
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check_workspace(const char *function, const void *workspace, size_t size,
+                                  size_t needed) {
+    if (needed == 0)
+        return GDN_STATUS_OK;
+    GDNI_REQUIRE(size >= needed, "%s: workspace_size is %zu, expected at least %zu bytes", function,
+                 size, needed);
+    GDNI_REQUIRE(workspace != NULL, "%s: workspace is NULL, expected memory", function);
+    GDNI_REQUIRE((uintptr_t)workspace % 256 == 0,
+                 "%s: workspace is at %p, expected a multiple of 256", function, workspace);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status linear_forward(const gdni_cuda_device *device, const gdn_context *context,
+                                 const gdn_linear *p, gdn_stream stream) {
+    const gdni_product y = {.in = p->dtype,
+                            .out = p->dtype,
+                            .trans_b = 1,
+                            .m = p->T,
+                            .n = p->out,
+                            .k = p->in,
+                            .a = p->x,
+                            .b = p->weight,
+                            .c = p->y,
+                            .workspace = p->workspace};
+    return enqueued("gdn_linear_forward", context, gdni_product_enqueue(device, &y, stream));
+}
+
+static gdn_status linear_backward(const gdni_cuda_device *device, const gdn_context *context,
+                                  const gdn_linear *p, gdn_stream stream) {
+    static const char *const function = "gdn_linear_backward";
+    const gdni_product dx = {.in = p->dtype,
+                             .out = p->dtype,
+                             .accumulate = p->accumulate_dx,
+                             .m = p->T,
+                             .n = p->in,
+                             .k = p->out,
+                             .a = p->dy,
+                             .b = p->weight,
+                             .c = p->dx,
+                             .workspace = p->workspace};
+    const gdni_product dweight = {.in = p->dtype,
+                                  .out = GDN_DTYPE_FP32,
+                                  .trans_a = 1,
+                                  .accumulate = p->accumulate,
+                                  .m = p->out,
+                                  .n = p->in,
+                                  .k = p->T,
+                                  .a = p->dy,
+                                  .b = p->x,
+                                  .c = p->dweight,
+                                  .workspace = p->workspace};
+    if (p->dx)
+        GDN_TRY(enqueued(function, context, gdni_product_enqueue(device, &dx, stream)));
+    if (p->dweight)
+        GDN_TRY(enqueued(function, context, gdni_product_enqueue(device, &dweight, stream)));
+    return GDN_STATUS_OK;
+}
 
 GDNI_CUDA_PART(linear) {
-    (void)part;
-    (void)backward;
-    (void)stream;
-    return gdni_fail(GDN_STATUS_UNSUPPORTED, "linear: backend is %s, expected reference or cpu",
-                     gdn_backend_name(context->backend));
+    const gdni_cuda_device device = gdni_device_of(context);
+    GDN_TRY(check_workspace(backward ? "gdn_linear_backward" : "gdn_linear_forward",
+                            part->workspace, part->workspace_size, GDNI_PRODUCT_WORKSPACE));
+    return backward ? linear_backward(&device, context, part, stream)
+                    : linear_forward(&device, context, part, stream);
 }
 
 GDNI_CUDA_PART(embedding) {
@@ -59,10 +128,12 @@ GDNI_CUDA_PART(grad_norm) {
                      gdn_backend_name(context->backend));
 }
 
+/* Products that cannot be had are refused by the calls, with the reason. */
 GDNI_CUDA_PART_BYTES(linear) {
-    (void)context;
+    const gdni_cuda_device device = gdni_device_of(context);
     (void)part;
-    return 0;
+    (void)gdni_product_ready(&device);
+    return GDNI_PRODUCT_WORKSPACE;
 }
 
 GDNI_CUDA_PART_BYTES(embedding) {

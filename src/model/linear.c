@@ -37,7 +37,7 @@ gdn_status gdn_linear_backward(const gdn_context *context, const gdn_linear *par
         return context->ops->parts->linear(context, &p, 1, stream);
     const gdni_linear_map map = {p.dtype, context->threads, p.T, p.in, p.out};
     if (p.dx)
-        gdni_linear_dx(&map, p.dy, p.weight, 0, p.dx);
+        gdni_linear_dx(&map, p.dy, p.weight, p.accumulate_dx != 0, p.dx);
     if (p.dweight)
         gdni_linear_dw(&map, p.dy, p.x, p.accumulate != 0, p.dweight);
     return GDN_STATUS_OK;

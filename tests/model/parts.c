@@ -52,6 +52,9 @@ static void test_linear_one_gradient(void) {
     p.dx = dx;
     CHECK(gdn_linear_backward(context, &p, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
     CHECK(dx[0] == 15 && dx[1] == 20, "dx = %g, %g", (double)dx[0], (double)dx[1]);
+    p.accumulate_dx = 1;
+    CHECK(gdn_linear_backward(context, &p, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
+    CHECK(dx[0] == 30 && dx[1] == 40, "added: dx = %g, %g", (double)dx[0], (double)dx[1]);
     p.weight = NULL;
     p.dx = NULL;
     p.x = x;
