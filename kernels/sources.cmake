@@ -3,7 +3,12 @@
 add_library(gdn_portable OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/checked.cu
   ${CMAKE_CURRENT_LIST_DIR}/device.cu
+  ${CMAKE_CURRENT_LIST_DIR}/model/cross_entropy.cu
+  ${CMAKE_CURRENT_LIST_DIR}/model/embedding.cu
+  ${CMAKE_CURRENT_LIST_DIR}/model/optimizer.cu
   ${CMAKE_CURRENT_LIST_DIR}/model/product.cu
+  ${CMAKE_CURRENT_LIST_DIR}/model/rmsnorm.cu
+  ${CMAKE_CURRENT_LIST_DIR}/model/swiglu.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/index.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/operator.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/plan.cu

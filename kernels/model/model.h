@@ -36,6 +36,23 @@ int gdni_product_ready(const gdni_cuda_device *device);
 int gdni_product_enqueue(const gdni_cuda_device *device, const gdni_product *product,
                          gdn_stream stream);
 
+/* The parts, checked; workspaces of these many bytes or more, 256-byte aligned. */
+size_t gdni_embedding_bytes(const gdni_cuda_device *device, const gdn_embedding *part);
+int gdni_embedding_enqueue(const gdni_cuda_device *device, const gdn_embedding *part, int backward,
+                           gdn_stream stream);
+size_t gdni_rmsnorm_bytes(const gdni_cuda_device *device, const gdn_rmsnorm *part);
+int gdni_rmsnorm_enqueue(const gdni_cuda_device *device, const gdn_rmsnorm *part, int backward,
+                         gdn_stream stream);
+int gdni_swiglu_enqueue(const gdni_cuda_device *device, const gdn_swiglu *part, int backward,
+                        gdn_stream stream);
+size_t gdni_cross_entropy_bytes(const gdn_cross_entropy *part);
+int gdni_cross_entropy_enqueue(const gdni_cuda_device *device, const gdn_cross_entropy *part,
+                               gdn_stream stream);
+int gdni_adamw_enqueue(const gdni_cuda_device *device, const gdn_adamw *part, gdn_stream stream);
+size_t gdni_grad_norm_bytes(void);
+int gdni_grad_norm_enqueue(const gdni_cuda_device *device, const gdn_grad_norm *part,
+                           gdn_stream stream);
+
 #ifdef __cplusplus
 }
 #endif

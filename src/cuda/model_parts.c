@@ -4,7 +4,7 @@
 #include "cuda/parts.h"
 #include "model/model.h"
 
-#include <inttypes.h>
+#include <stdint.h>
 
 static gdn_status enqueued(const char *function, const gdn_context *context, int code) {
     if (code)
@@ -80,52 +80,51 @@ GDNI_CUDA_PART(linear) {
 }
 
 GDNI_CUDA_PART(embedding) {
-    (void)part;
-    (void)backward;
-    (void)stream;
-    return gdni_fail(GDN_STATUS_UNSUPPORTED, "embedding: backend is %s, expected reference or cpu",
-                     gdn_backend_name(context->backend));
+    const char *const function = backward ? "gdn_embedding_backward" : "gdn_embedding_forward";
+    const gdni_cuda_device device = gdni_device_of(context);
+    if (backward)
+        GDN_TRY(check_workspace(function, part->workspace, part->workspace_size,
+                                gdni_embedding_bytes(&device, part)));
+    return enqueued(function, context, gdni_embedding_enqueue(&device, part, backward, stream));
 }
 
 GDNI_CUDA_PART(rmsnorm) {
-    (void)part;
-    (void)backward;
-    (void)stream;
-    return gdni_fail(GDN_STATUS_UNSUPPORTED, "rmsnorm: backend is %s, expected reference or cpu",
-                     gdn_backend_name(context->backend));
+    const char *const function = backward ? "gdn_rmsnorm_backward" : "gdn_rmsnorm_forward";
+    const gdni_cuda_device device = gdni_device_of(context);
+    if (backward)
+        GDN_TRY(check_workspace(function, part->workspace, part->workspace_size,
+                                gdni_rmsnorm_bytes(&device, part)));
+    return enqueued(function, context, gdni_rmsnorm_enqueue(&device, part, backward, stream));
 }
 
 GDNI_CUDA_PART(swiglu) {
-    (void)part;
-    (void)backward;
-    (void)stream;
-    return gdni_fail(GDN_STATUS_UNSUPPORTED, "swiglu: backend is %s, expected reference or cpu",
-                     gdn_backend_name(context->backend));
+    const gdni_cuda_device device = gdni_device_of(context);
+    return enqueued(backward ? "gdn_swiglu_backward" : "gdn_swiglu_forward", context,
+                    gdni_swiglu_enqueue(&device, part, backward, stream));
 }
 
 GDNI_CUDA_PART(cross_entropy) {
-    (void)part;
+    static const char *const function = "gdn_cross_entropy_compute";
+    const gdni_cuda_device device = gdni_device_of(context);
     (void)backward;
-    (void)stream;
-    return gdni_fail(GDN_STATUS_UNSUPPORTED,
-                     "cross_entropy: backend is %s, expected reference or cpu",
-                     gdn_backend_name(context->backend));
+    GDN_TRY(check_workspace(function, part->workspace, part->workspace_size,
+                            gdni_cross_entropy_bytes(part)));
+    return enqueued(function, context, gdni_cross_entropy_enqueue(&device, part, stream));
 }
 
 GDNI_CUDA_PART(adamw) {
-    (void)part;
+    const gdni_cuda_device device = gdni_device_of(context);
     (void)backward;
-    (void)stream;
-    return gdni_fail(GDN_STATUS_UNSUPPORTED, "adamw: backend is %s, expected reference or cpu",
-                     gdn_backend_name(context->backend));
+    return enqueued("gdn_adamw_step", context, gdni_adamw_enqueue(&device, part, stream));
 }
 
 GDNI_CUDA_PART(grad_norm) {
-    (void)part;
+    static const char *const function = "gdn_grad_norm_compute";
+    const gdni_cuda_device device = gdni_device_of(context);
     (void)backward;
-    (void)stream;
-    return gdni_fail(GDN_STATUS_UNSUPPORTED, "grad_norm: backend is %s, expected reference or cpu",
-                     gdn_backend_name(context->backend));
+    GDN_TRY(
+        check_workspace(function, part->workspace, part->workspace_size, gdni_grad_norm_bytes()));
+    return enqueued(function, context, gdni_grad_norm_enqueue(&device, part, stream));
 }
 
 /* Products that cannot be had are refused by the calls, with the reason. */
@@ -137,25 +136,23 @@ GDNI_CUDA_PART_BYTES(linear) {
 }
 
 GDNI_CUDA_PART_BYTES(embedding) {
-    (void)context;
-    (void)part;
-    return 0;
+    const gdni_cuda_device device = gdni_device_of(context);
+    return gdni_embedding_bytes(&device, part);
 }
 
 GDNI_CUDA_PART_BYTES(rmsnorm) {
-    (void)context;
-    (void)part;
-    return 0;
+    const gdni_cuda_device device = gdni_device_of(context);
+    return gdni_rmsnorm_bytes(&device, part);
 }
 
 GDNI_CUDA_PART_BYTES(cross_entropy) {
-    (void)context;
-    (void)part;
-    return 0;
+    const gdni_cuda_device device = gdni_device_of(context);
+    (void)gdni_product_ready(&device);
+    return gdni_cross_entropy_bytes(part);
 }
 
 GDNI_CUDA_PART_BYTES(grad_norm) {
     (void)context;
     (void)part;
-    return 0;
+    return gdni_grad_norm_bytes();
 }

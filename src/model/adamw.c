@@ -9,7 +9,7 @@ enum {
 
 /* The constants of a step. */
 typedef struct adamw_step {
-    double grad_scale, correction1, correction2; /* 1 / (1 - beta^step) */
+    double lr, grad_scale, correction1, correction2; /* 1 / (1 - beta^step) */
 } adamw_step;
 
 #define GDNI_BODY "model/adamw_body.h"
@@ -44,9 +44,10 @@ gdn_status gdn_adamw_step(const gdn_context *context, const gdn_adamw *part, gdn
     GDN_TRY(check(__func__, &p));
     if (context->ops->parts)
         return context->ops->parts->adamw(context, &p, 0, stream);
-    const adamw_step step = {p.grad_scale ? *p.grad_scale : 1.0,
-                             1.0 / (1.0 - pow(p.beta1, (double)p.step)),
-                             1.0 / (1.0 - pow(p.beta2, (double)p.step))};
-    GDNI_PICK(p.dtype, adamw)(&p, &step, context->threads);
+    const double count = p.schedule ? p.schedule[0] : (double)p.step;
+    const adamw_step step = {p.schedule ? p.schedule[1] : p.lr, p.grad_scale ? *p.grad_scale : 1.0,
+                             1.0 / (1.0 - pow(p.beta1, count)), 1.0 / (1.0 - pow(p.beta2, count))};
+    if (isfinite(step.grad_scale))
+        GDNI_PICK(p.dtype, adamw)(&p, &step, context->threads);
     return GDN_STATUS_OK;
 }

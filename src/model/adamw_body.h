@@ -6,7 +6,7 @@ static GDNI_CLONES void TYPED(adamw_range)(const gdn_adamw *p, const adamw_step 
     const real beta1 = (real)p->beta1, rest1 = (real)(1 - p->beta1);
     const real beta2 = (real)p->beta2, rest2 = (real)(1 - p->beta2);
     const real c1 = (real)step->correction1, c2 = (real)step->correction2;
-    const real lr = (real)p->lr, eps = (real)p->eps, decay = (real)p->weight_decay;
+    const real lr = (real)step->lr, eps = (real)p->eps, decay = (real)p->weight_decay;
     const real *grads = p->grad;
     real *param = p->param, *ms = p->m, *vs = p->v;
 #pragma omp simd
@@ -20,6 +20,9 @@ static GDNI_CLONES void TYPED(adamw_range)(const gdn_adamw *p, const adamw_step 
             sizeof(real) == sizeof(float) ? (real)sqrtf((float)(v * c2)) : (real)sqrt(v * c2);
         param[i] -= lr * (m * c1 / (root + eps) + decay * param[i]);
     }
+    uint16_t *rounded = p->rounded;
+    for (int64_t i = from; rounded && i < to; ++i)
+        rounded[i] = gdni_float_to_bf16((float)param[i]);
 }
 
 static void TYPED(adamw)(const gdn_adamw *p, const adamw_step *step, int32_t threads) {

@@ -45,13 +45,17 @@ static gdn_status check_shape(const char *function, const gdn_cross_entropy *p) 
     return GDN_STATUS_OK;
 }
 
-/* Also counts the tokens that have a target. */
-static gdn_status check(const char *function, const gdn_cross_entropy *p, int64_t *count) {
+static gdn_status check(const char *function, const gdn_cross_entropy *p) {
     GDN_TRY(check_shape(function, p));
     GDNI_ROWS(x);
     GDNI_POINTER(weight);
     GDNI_ROWS(targets);
     GDNI_POINTER(loss);
+    return GDN_STATUS_OK;
+}
+
+/* What memory of the host's holds; counts the tokens that have a target. */
+static gdn_status check_host(const char *function, const gdn_cross_entropy *p, int64_t *count) {
     GDNI_ROWS(workspace);
     GDNI_REQUIRE(p->workspace_size >= workspace_bytes(p),
                  "%s: workspace_size is %zu, expected at least %zu bytes", function,
@@ -81,9 +85,10 @@ gdn_status gdn_cross_entropy_compute(const gdn_context *context, const gdn_cross
                                      gdn_stream stream) {
     int64_t count = 0;
     GDNI_PART_BEGIN(gdn_cross_entropy);
-    GDN_TRY(check(__func__, &p, &count));
+    GDN_TRY(check(__func__, &p));
     if (context->ops->parts)
         return context->ops->parts->cross_entropy(context, &p, 0, stream);
+    GDN_TRY(check_host(__func__, &p, &count));
     const int64_t tile = tile_size(&p), D = p.D;
     const int64_t row = D * (int64_t)gdn_dtype_size(p.dtype);
     double *losses = p.workspace;

@@ -26,8 +26,9 @@ gdn_status gdn_grad_norm_compute(const gdn_context *context, const gdn_grad_norm
         return context->ops->parts->grad_norm(context, &p, 0, stream);
     const double norm = sqrt(GDNI_PICK(p.dtype, grad_square)(&p, context->threads));
     *p.norm = norm;
-    /* A norm that is NaN makes the scale NaN: the step must not look like one that was not cut. */
-    *p.scale = p.max_norm <= 0 || norm <= p.max_norm ? 1.0 : p.max_norm / norm;
+    *p.scale = !isfinite(norm)                         ? (double)NAN
+               : p.max_norm <= 0 || norm <= p.max_norm ? 1.0
+                                                       : p.max_norm / norm;
     return GDN_STATUS_OK;
 }
 

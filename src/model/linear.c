@@ -3,10 +3,15 @@
 #include "layer/part_ops.h"
 #include "layer/product.h"
 
-static gdn_status check(const char *function, const gdn_linear *p, int backward) {
+static gdn_status check_shape(const char *function, const gdn_linear *p) {
     GDNI_RANGE(T, 0, INT32_MAX); /* what the matrix product takes */
     GDNI_RANGE(in, 1, GDNI_MAX_WIDTH);
     GDNI_RANGE(out, 1, INT32_MAX);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check(const char *function, const gdn_linear *p, int backward) {
+    GDN_TRY(check_shape(function, p));
     if (backward)
         GDNI_ROWS(dy);
     else
@@ -45,6 +50,7 @@ gdn_status gdn_linear_backward(const gdn_context *context, const gdn_linear *par
 
 gdn_status gdn_linear_workspace(const gdn_context *context, const gdn_linear *part, size_t *bytes) {
     GDNI_PART_BEGIN(gdn_linear);
+    GDN_TRY(check_shape(__func__, &p));
     GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
     *bytes = context->ops->parts ? context->ops->parts->linear_workspace(context, &p) : 0;
     return GDN_STATUS_OK;

@@ -18,9 +18,14 @@ enum {
 #define GDNI_BODY "model/rmsnorm_body.h"
 #include "layer/typed.h"
 
-static gdn_status check(const char *function, const gdn_rmsnorm *p, int backward) {
+static gdn_status check_shape(const char *function, const gdn_rmsnorm *p) {
     GDNI_RANGE(T, 0, GDNI_MAX_TOKENS);
     GDNI_RANGE(D, 1, GDNI_MAX_WIDTH);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check(const char *function, const gdn_rmsnorm *p, int backward) {
+    GDN_TRY(check_shape(function, p));
     GDN_TRY(gdni_part_eps(function, "eps", p->eps));
     GDNI_POINTER(weight);
     if (!backward || !p->residual)
@@ -60,6 +65,7 @@ gdn_status gdn_rmsnorm_backward(const gdn_context *context, const gdn_rmsnorm *p
 gdn_status gdn_rmsnorm_workspace(const gdn_context *context, const gdn_rmsnorm *part,
                                  size_t *bytes) {
     GDNI_PART_BEGIN(gdn_rmsnorm);
+    GDN_TRY(check_shape(__func__, &p));
     GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
     *bytes = context->ops->parts ? context->ops->parts->rmsnorm_workspace(context, &p) : 0;
     return GDN_STATUS_OK;

@@ -1,0 +1,323 @@
+// RMSNorm with an optional residual, forward and backward (gdn_model.h):
+//
+//     h = x + residual,   r = 1 / sqrt(mean(h^2) + eps),   y = r h weight
+//     u = dy weight,      dx = r (u - r^2 mean(u h) h) + dh,   dweight = sum_t r_t h_t dy_t
+//
+// A CTA of 128 threads a row, which stays in registers, N vectors of 16 bytes a thread: what has to
+// be read is read once. Backward's CTAs go over rows and keep their part of dweight in registers;
+// a second kernel adds the CTAs' parts in order. Other widths take kernels that read rows twice.
+// Sums are fp32 within a row and over the rows of a CTA, float64 over CTAs.
+#include "../guard.h"
+#include "model.h"
+#include "vector.cuh"
+
+namespace gdni {
+
+namespace {
+
+constexpr int THREADS = 128, WARPS = THREADS / 32;
+
+template <typename T>
+struct Rows {
+    const T *x, *residual, *weight, *dy, *dh;
+    T *h, *y, *dx;
+    float *parts; // [CTAs, D]
+    int64_t T_;
+    int D;
+    float eps;
+
+    explicit Rows(const gdn_rmsnorm &p)
+        : x(static_cast<const T *>(p.x)), residual(static_cast<const T *>(p.residual)),
+          weight(static_cast<const T *>(p.weight)), dy(static_cast<const T *>(p.dy)),
+          dh(static_cast<const T *>(p.dh)), h(static_cast<T *>(p.h)), y(static_cast<T *>(p.y)),
+          dx(static_cast<T *>(p.dx)), parts(static_cast<float *>(p.workspace)), T_(p.T), D(p.D),
+          eps(static_cast<float>(p.eps)) {}
+    bool whole() const {
+        return whole_vectors<T>(D, {x, residual, weight, dy, dh, h, y, dx, parts});
+    }
+    __device__ float root(float square) const {
+        return rsqrtf(square / static_cast<float>(D) + eps);
+    }
+};
+
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant__ Rows<T> p) {
+    constexpr int W = PIECE<T>;
+    __shared__ float sums[2][WARPS];
+    const int vectors = p.D / W;
+    int turn = 0;
+    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+        const int64_t row = t * p.D;
+        Raw<T, W> h[N] = {}, add[N] = {};
+        float square = 0.0f;
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const int v = i * THREADS + threadIdx.x;
+            if (v < vectors) {
+                h[i] = load_raw<T, W>(p.x + row, v);
+                if (p.residual)
+                    add[i] = load_raw<T, W>(p.residual + row, v);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const int v = i * THREADS + threadIdx.x;
+            float a[W], b[W];
+            if (p.residual) {
+                unpack<T, W>(h[i], a);
+                unpack<T, W>(add[i], b);
+#pragma unroll
+                for (int j = 0; j < W; ++j)
+                    a[j] += b[j];
+                h[i] = pack_raw<T, W>(a);
+                if (v < vectors)
+                    store_raw<T, W>(p.h + row, v, h[i]);
+            }
+            unpack<T, W>(h[i], a); // rounded, as backward will see it
+#pragma unroll
+            for (int j = 0; j < W; ++j)
+                square = fmaf(a[j], a[j], square);
+        }
+        const float r = p.root(sum_of_cta<WARPS>(square, sums[turn]));
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const int v = i * THREADS + threadIdx.x;
+            float a[W], w[W];
+            if (v < vectors) {
+                unpack<T, W>(h[i], a);
+                load<T, W>(p.weight, v, w);
+#pragma unroll
+                for (int j = 0; j < W; ++j)
+                    a[j] = w[j] * (r * a[j]);
+                store<T, W>(p.y + row, v, a);
+            }
+        }
+    }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) forward_any_kernel(const __grid_constant__ Rows<T> p) {
+    __shared__ float sums[2][WARPS];
+    int turn = 0;
+    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+        const int64_t row = t * p.D;
+        const T *h = p.residual ? p.h + row : p.x + row;
+        float square = 0.0f;
+        for (int i = threadIdx.x; i < p.D; i += THREADS) {
+            T value = p.x[row + i];
+            if (p.residual) {
+                value = from_float<T>(to_float(value) + to_float(p.residual[row + i]));
+                p.h[row + i] = value;
+            }
+            square = fmaf(to_float(value), to_float(value), square);
+        }
+        const float r = p.root(sum_of_cta<WARPS>(square, sums[turn]));
+        for (int i = threadIdx.x; i < p.D; i += THREADS)
+            p.y[row + i] = from_float<T>(to_float(p.weight[i]) * (r * to_float(h[i])));
+    }
+}
+
+struct Sums { // of a row: h^2 and u h
+    float square, product;
+    __device__ Sums &operator+=(const Sums &other) {
+        square += other.square;
+        product += other.product;
+        return *this;
+    }
+};
+
+template <typename T>
+__device__ Sums sums_of_cta(Sums x, Sums *buffer) {
+    x = {sum_of_warp(x.square), sum_of_warp(x.product)};
+    if (threadIdx.x % 32 == 0)
+        buffer[threadIdx.x / 32] = x;
+    __syncthreads();
+    Sums sum = buffer[0];
+#pragma unroll
+    for (int i = 1; i < WARPS; ++i)
+        sum += buffer[i];
+    return sum;
+}
+
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant__ Rows<T> p) {
+    constexpr int W = PIECE<T>;
+    __shared__ Sums sums[2][WARPS];
+    const int vectors = p.D / W;
+    float parts[N][W] = {};
+    int turn = 0;
+    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+        const int64_t row = t * p.D;
+        Raw<T, W> h[N] = {}, dy[N] = {}, dh[N] = {};
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const int v = i * THREADS + threadIdx.x;
+            if (v < vectors) {
+                h[i] = load_raw<T, W>((p.residual ? p.h : p.x) + row, v);
+                dy[i] = load_raw<T, W>(p.dy + row, v);
+                if (p.dh)
+                    dh[i] = load_raw<T, W>(p.dh + row, v);
+            }
+        }
+        Sums sum = {};
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const int v = i * THREADS + threadIdx.x;
+            float a[W], b[W], w[W] = {};
+            unpack<T, W>(h[i], a);
+            unpack<T, W>(dy[i], b);
+            if (v < vectors)
+                load<T, W>(p.weight, v, w);
+#pragma unroll
+            for (int j = 0; j < W; ++j) {
+                sum.square = fmaf(a[j], a[j], sum.square);
+                sum.product = fmaf(b[j] * w[j], a[j], sum.product);
+            }
+        }
+        sum = sums_of_cta<T>(sum, sums[turn]);
+        const float r = p.root(sum.square);
+        const float slope = r * r * sum.product / static_cast<float>(p.D);
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const int v = i * THREADS + threadIdx.x;
+            float a[W], b[W], w[W], add[W];
+            if (v < vectors) {
+                unpack<T, W>(h[i], a);
+                unpack<T, W>(dy[i], b);
+                unpack<T, W>(dh[i], add);
+                load<T, W>(p.weight, v, w);
+#pragma unroll
+                for (int j = 0; j < W; ++j) {
+                    parts[i][j] = fmaf(b[j], r * a[j], parts[i][j]);
+                    a[j] = fmaf(r, b[j] * w[j] - slope * a[j], add[j]);
+                }
+                store<T, W>(p.dx + row, v, a);
+            }
+        }
+    }
+    float *out = p.parts + static_cast<int64_t>(blockIdx.x) * p.D;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        const int v = i * THREADS + threadIdx.x;
+        if (v < vectors)
+#pragma unroll
+            for (int j = 0; j < W; j += 4)
+                reinterpret_cast<float4 *>(out)[(v * W + j) / 4] =
+                    make_float4(parts[i][j], parts[i][j + 1], parts[i][j + 2], parts[i][j + 3]);
+    }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(THREADS) backward_any_kernel(const __grid_constant__ Rows<T> p) {
+    __shared__ Sums sums[2][WARPS];
+    float *parts = p.parts + static_cast<int64_t>(blockIdx.x) * p.D;
+    int turn = 0;
+    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+        const int64_t row = t * p.D;
+        const T *h = p.residual ? p.h + row : p.x + row;
+        Sums sum = {};
+        for (int i = threadIdx.x; i < p.D; i += THREADS) {
+            const float a = to_float(h[i]), u = to_float(p.dy[row + i]) * to_float(p.weight[i]);
+            sum.square = fmaf(a, a, sum.square);
+            sum.product = fmaf(u, a, sum.product);
+        }
+        sum = sums_of_cta<T>(sum, sums[turn]);
+        const float r = p.root(sum.square);
+        const float slope = r * r * sum.product / static_cast<float>(p.D);
+        for (int i = threadIdx.x; i < p.D; i += THREADS) {
+            const float a = to_float(h[i]), b = to_float(p.dy[row + i]);
+            const float add = p.dh ? to_float(p.dh[row + i]) : 0.0f;
+            parts[i] = fmaf(b, r * a, t == blockIdx.x ? 0.0f : parts[i]);
+            p.dx[row + i] = from_float<T>(fmaf(r, b * to_float(p.weight[i]) - slope * a, add));
+        }
+    }
+}
+
+// dweight from the CTAs' parts: a CTA 32 columns, each of its 32 rows of threads every 32nd part.
+__global__ void __launch_bounds__(1024)
+    sum_parts_kernel(float *out, const float *parts, int count, int D, bool accumulate) {
+    __shared__ double sums[32][33];
+    const int column = blockIdx.x * 32 + threadIdx.x % 32, y = threadIdx.x / 32;
+    double sum = 0.0;
+    if (column < D)
+#pragma unroll 4
+        for (int i = y; i < count; i += 32)
+            sum += parts[static_cast<int64_t>(i) * D + column];
+    sums[y][threadIdx.x % 32] = sum;
+    __syncthreads();
+    if (y > 0 || column >= D)
+        return;
+    for (int i = 1; i < 32; ++i)
+        sum += sums[i][threadIdx.x];
+    out[column] = static_cast<float>(accumulate ? out[column] + sum : sum);
+}
+
+// CTAs of backward: enough to keep memory busy, few enough that their parts cost little.
+int parts_of(const gdni_cuda_device *device, const gdn_rmsnorm *p) {
+    const int64_t row = static_cast<int64_t>(p->D) * (p->dtype == GDN_DTYPE_BF16 ? 2 : 4);
+    const int64_t a_multiprocessor = row <= 2048 ? 10 : row <= 4096 ? 8 : 4;
+    const int64_t most = a_multiprocessor * device->multiprocessors, wanted = (p->T + 3) / 4;
+    return static_cast<int>(wanted < most ? wanted : most);
+}
+
+template <typename T>
+cudaError_t launch_forward(const Rows<T> &p, cudaStream_t stream) {
+    const dim3 grid(grid_of(p.T_));
+    const int columns = p.whole() ? p.D / PIECE<T> : INT32_MAX;
+    const auto kernel = columns <= THREADS       ? forward_kernel<T, 1>
+                        : columns <= 2 * THREADS ? forward_kernel<T, 2>
+                        : columns <= 4 * THREADS ? forward_kernel<T, 4>
+                        : columns <= 8 * THREADS ? forward_kernel<T, 8>
+                                                 : forward_any_kernel<T>;
+    return launch_kernel(kernel, grid, THREADS, 0, stream, p);
+}
+
+template <typename T>
+cudaError_t launch_backward(const Rows<T> &p, int parts, float *dweight, bool accumulate,
+                            cudaStream_t stream) {
+    const dim3 grid(static_cast<unsigned>(parts));
+    const int columns = p.whole() ? p.D / PIECE<T> : INT32_MAX;
+    const auto kernel = columns <= THREADS       ? backward_kernel<T, 1>
+                        : columns <= 2 * THREADS ? backward_kernel<T, 2>
+                        : columns <= 4 * THREADS ? backward_kernel<T, 4>
+                        : columns <= 8 * THREADS ? backward_kernel<T, 8>
+                                                 : backward_any_kernel<T>;
+    const cudaError_t error = launch_kernel(kernel, grid, THREADS, 0, stream, p);
+    if (error != cudaSuccess)
+        return error;
+    return launch_kernel(sum_parts_kernel, dim3(static_cast<unsigned>((p.D + 31) / 32)), 1024, 0,
+                         stream, dweight, static_cast<const float *>(p.parts), parts, p.D,
+                         accumulate);
+}
+
+template <typename T>
+cudaError_t launch(const gdni_cuda_device *device, const gdn_rmsnorm *p, int backward,
+                   cudaStream_t stream) {
+    const Rows<T> rows(*p);
+    if (!backward)
+        return launch_forward(rows, stream);
+    return launch_backward(rows, parts_of(device, p), static_cast<float *>(p->dweight),
+                           p->accumulate, stream);
+}
+
+} // namespace
+
+} // namespace gdni
+
+extern "C" {
+
+size_t gdni_rmsnorm_bytes(const gdni_cuda_device *device, const gdn_rmsnorm *p) {
+    return sizeof(float) * static_cast<size_t>(gdni::parts_of(device, p)) *
+           static_cast<size_t>(p->D);
+}
+
+int gdni_rmsnorm_enqueue(const gdni_cuda_device *device, const gdn_rmsnorm *p, int backward,
+                         gdn_stream stream) {
+    const gdni::DeviceGuard guard(device->ordinal);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    return p->dtype == GDN_DTYPE_BF16 ? gdni::launch<gdni::bf16>(device, p, backward, stream)
+                                      : gdni::launch<float>(device, p, backward, stream);
+}
+
+} // extern "C"
