@@ -1,5 +1,5 @@
-/* The parts of a model on the device (see device_part.h). */
-#include "device_part.h"
+/* The parts of a model on the device (see model_part.h). */
+#include "model_part.h"
 #include "gdn_model.h"
 
 static gdn_context *cuda, *reference;
@@ -50,7 +50,7 @@ static void linear(int64_t T, int32_t in, int32_t out, int shift) {
     char label[64];
     const gdn_linear p = {.size = sizeof(p), .T = T, .in = in, .out = out};
     snprintf(label, sizeof(label), "linear T%d %d to %d%s", (int)T, in, out, shift ? " off" : "");
-    const device_part test = {
+    const model_part test = {
         PART(label),
         .accumulate_offset = {offsetof(TYPE, accumulate), offsetof(TYPE, accumulate_dx)},
         .workspace_offset = offsetof(TYPE, workspace),
@@ -64,7 +64,7 @@ static void linear(int64_t T, int32_t in, int32_t out, int shift) {
                   {AT(dx), .role = ROLE_ADDED, .count = T * in},
                   {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, .count = (int64_t)in * out,
                    .tolerance = 1e-5}}};
-    device_part_check(cuda, reference, &test, 0);
+    model_part_check(cuda, reference, &test, 0);
 }
 #undef TYPE
 
@@ -82,7 +82,7 @@ static void embedding(int64_t T, int32_t vocab, int32_t D, int shift) {
         tokens[t] = (double)(any >> 40) * 0x1p-24 < 0.5 ? (double)(any % 3 % (uint64_t)vocab)
                                                         : (double)(any % (uint64_t)vocab);
     }
-    const device_part test = {
+    const model_part test = {
         PART(label),
         .accumulate_offset = {offsetof(TYPE, accumulate)},
         .workspace_offset = offsetof(TYPE, workspace),
@@ -95,7 +95,7 @@ static void embedding(int64_t T, int32_t vocab, int32_t D, int shift) {
                   IN(dy, T * D),
                   {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, .count = (int64_t)vocab * D,
                    .tolerance = 2e-6}}};
-    device_part_check(cuda, reference, &test, 0);
+    model_part_check(cuda, reference, &test, 0);
     free(tokens);
 }
 #undef TYPE
@@ -106,7 +106,7 @@ static void rmsnorm(int64_t T, int32_t D, int residual, int shift) {
     const gdn_rmsnorm p = {.size = sizeof(p), .T = T, .D = D, .eps = 1e-6};
     snprintf(label, sizeof(label), "rmsnorm T%d D%d%s%s", (int)T, D, residual ? " residual" : "",
              shift ? " off" : "");
-    const device_part test = {
+    const model_part test = {
         PART(label),
         .accumulate_offset = {offsetof(TYPE, accumulate)},
         .workspace_offset = offsetof(TYPE, workspace),
@@ -122,7 +122,7 @@ static void rmsnorm(int64_t T, int32_t D, int residual, int shift) {
                   {AT(dh), .role = ROLE_IN, .count = T * D, .absent = !residual},
                   OUT(dx, T * D),
                   WEIGHT_GRADIENT(dweight, D)}};
-    device_part_check(cuda, reference, &test, 0);
+    model_part_check(cuda, reference, &test, 0);
 }
 #undef TYPE
 
@@ -131,10 +131,10 @@ static void swiglu(int64_t T, int32_t F, int shift) {
     char label[64];
     const gdn_swiglu p = {.size = sizeof(p), .T = T, .F = F};
     snprintf(label, sizeof(label), "swiglu T%d F%d%s", (int)T, F, shift ? " off" : "");
-    const device_part test = {
+    const model_part test = {
         PART(label), .calls = {swiglu_forward_, swiglu_backward_}, .shift = shift,
         .field = {IN(x, 2 * T * F), OUT(y, T * F), IN(dy, T * F), OUT(dx, 2 * T * F)}};
-    device_part_check(cuda, reference, &test, 0);
+    model_part_check(cuda, reference, &test, 0);
 }
 #undef TYPE
 
@@ -155,7 +155,7 @@ static void cross_entropy(int64_t T, int32_t D, int32_t vocab, int skip, int gra
         targets[t] = skip && t % skip == 0 ? -1 : (double)(harness_next(&random) % (uint64_t)vocab);
     for (int64_t i = 0; i < count; ++i) /* logits of deviation 3 */
         x[i] = 3 * harness_normal(&random) / sqrt((double)D);
-    const device_part test = {
+    const model_part test = {
         PART(label),
         .accumulate_offset = {gradients ? offsetof(TYPE, accumulate) : 0},
         .workspace_offset = offsetof(TYPE, workspace),
@@ -170,7 +170,7 @@ static void cross_entropy(int64_t T, int32_t D, int32_t vocab, int skip, int gra
             {AT(dx), .role = ROLE_OUT, .count = count, .absent = !gradients},
             {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, .count = all,
              .absent = !gradients}}};
-    device_part_check(cuda, reference, &test, 0);
+    model_part_check(cuda, reference, &test, 0);
     free(targets);
     free(x);
 }
@@ -194,21 +194,21 @@ static void adamw(int64_t count, int scheduled, double scale, int rounded, int s
         v[i] = pow(harness_normal(&random), 2);
     snprintf(label, sizeof(label), "adamw %d%s scale %g%s", (int)count,
              scheduled ? " scheduled" : "", scale, shift ? " off" : "");
-    device_part test = {PART(label), .calls = {adamw_step_}, .shift = shift,
-                        .field = {{AT(param), .role = ROLE_UPDATED, .count = count},
-                                  {AT(m), .role = ROLE_UPDATED, .count = count},
-                                  {AT(v), .role = ROLE_UPDATED, .count = count, .values = v},
-                                  IN(grad, count),
-                                  {AT(grad_scale), .kind = KIND_FP64, .role = ROLE_IN, .count = 1,
-                                   .values = &scale},
-                                  {AT(schedule), .kind = KIND_FP64, .role = ROLE_IN, .count = 2,
-                                   .values = schedule, .absent = !scheduled},
-                                  {AT(rounded), .kind = KIND_BF16, .role = ROLE_UPDATED,
-                                   .count = count, .absent = !rounded, .tolerance = BF16}}};
+    model_part test = {PART(label), .calls = {adamw_step_}, .shift = shift,
+                       .field = {{AT(param), .role = ROLE_UPDATED, .count = count},
+                                 {AT(m), .role = ROLE_UPDATED, .count = count},
+                                 {AT(v), .role = ROLE_UPDATED, .count = count, .values = v},
+                                 IN(grad, count),
+                                 {AT(grad_scale), .kind = KIND_FP64, .role = ROLE_IN, .count = 1,
+                                  .values = &scale},
+                                 {AT(schedule), .kind = KIND_FP64, .role = ROLE_IN, .count = 2,
+                                  .values = schedule, .absent = !scheduled},
+                                 {AT(rounded), .kind = KIND_BF16, .role = ROLE_UPDATED,
+                                  .count = count, .absent = !rounded, .tolerance = BF16}}};
     if (!isfinite(scale)) /* nothing may change */
         for (int i = 0; test.field[i].name; ++i)
             test.field[i].tolerance = 1e-30;
-    device_part_check(cuda, reference, &test, 1);
+    model_part_check(cuda, reference, &test, 1);
     free(v);
 }
 #undef TYPE
@@ -225,7 +225,7 @@ static void grad_norm(int64_t count, double max_norm, double first, int shift) {
     snprintf(label, sizeof(label), "grad_norm %d, at most %g%s", (int)count, max_norm,
              shift ? " off" : "");
     if (isfinite(first)) {
-        const device_part test = {
+        const model_part test = {
             PART(label),
             .workspace_offset = offsetof(TYPE, workspace),
             .calls = {grad_norm_compute_},
@@ -235,7 +235,7 @@ static void grad_norm(int64_t count, double max_norm, double first, int shift) {
                 {AT(grad), .role = ROLE_IN, .count = count, .values = grad},
                 {AT(norm), .kind = KIND_FP64, .role = ROLE_OUT, .count = 1, .tolerance = 1e-13},
                 {AT(scale), .kind = KIND_FP64, .role = ROLE_OUT, .count = 1, .tolerance = 1e-13}}};
-        device_part_check(cuda, reference, &test, 1);
+        model_part_check(cuda, reference, &test, 1);
     } else {
         gdn_grad_norm q = p;
         float *device;

@@ -1,19 +1,19 @@
 /*
- * Tests a part (gdn_layer.h, gdn_model.h) on the device against the float64 reference backend, from
+ * Tests a part of gdn_model.h on the device against the float64 reference backend, from
  * inputs that are rounded alike. The part is described by a table of its tensors. Outputs and the
  * workspace start as NaN between canaries; inputs keep their bits; a second run and a captured
  * graph give the same bits.
  */
-#ifndef GDN_TEST_DEVICE_PART_H
-#define GDN_TEST_DEVICE_PART_H
+#ifndef GDN_TEST_MODEL_PART_H
+#define GDN_TEST_MODEL_PART_H
 
 #include "gpu.h"
 
 #include <stddef.h>
 
 enum {
-    DEVICE_PART_FIELDS = 24,
-    DEVICE_PART_BYTES = 512 /* the largest part */
+    MODEL_PART_FIELDS = 24,
+    MODEL_PART_BYTES = 512 /* the largest part */
 };
 
 typedef enum device_kind {
@@ -45,7 +45,7 @@ typedef struct device_field {
 typedef gdn_status (*device_call)(const gdn_context *context, const void *part, gdn_stream stream);
 typedef gdn_status (*device_bytes)(const gdn_context *context, const void *part, size_t *bytes);
 
-typedef struct device_part {
+typedef struct model_part {
     const char *name;
     const void *part; /* shapes and constants; all pointers NULL */
     size_t size, dtype_offset;
@@ -55,11 +55,11 @@ typedef struct device_part {
     device_bytes bytes;
     double fp32, bf16; /* tolerances of tensors */
     int shift;         /* elements by which tensors miss their alignment */
-    device_field field[DEVICE_PART_FIELDS];
-} device_part;
+    device_field field[MODEL_PART_FIELDS];
+} model_part;
 
 /* All of the above for fp32 and bf16 (fp32_only: the first), with and without accumulation. */
-void device_part_check(const gdn_context *cuda, const gdn_context *reference,
-                       const device_part *part, int fp32_only);
+void model_part_check(const gdn_context *cuda, const gdn_context *reference, const model_part *part,
+                      int fp32_only);
 
-#endif /* GDN_TEST_DEVICE_PART_H */
+#endif /* GDN_TEST_MODEL_PART_H */

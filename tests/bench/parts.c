@@ -1,0 +1,160 @@
+/*
+ * bench_parts: what the parts of a model take on the device, as CSV. A call is timed as a graph of
+ * many, which go round several copies of the tensors, so that none is found in the cache. Beside
+ * it, the share of what a copy of 1 GiB reaches in the same run (read and written bytes alike).
+ */
+#include "parts.h"
+
+#include "../gpu/gpu.h"
+
+enum {
+    CALLS = 20, /* of a graph */
+    REPEATS = 7,
+    COPIES = 16
+};
+static const double CACHED = 512e6; /* bytes that no cache holds */
+
+static gdn_context *context;
+static cudaStream_t stream;
+static double copy_bandwidth;
+
+static int by_size(const void *a, const void *b) {
+    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
+}
+
+/* Median microseconds of one of the calls that `captured` holds. */
+static double time_graph(cudaGraph_t captured, int calls) {
+    cudaGraphExec_t executable;
+    cudaEvent_t from, to;
+    double times[REPEATS];
+    CUDA(cudaGraphInstantiate(&executable, captured, 0));
+    CUDA(cudaEventCreate(&from));
+    CUDA(cudaEventCreate(&to));
+    CUDA(cudaGraphLaunch(executable, stream));
+    for (int i = 0; i < REPEATS; ++i) {
+        float ms;
+        CUDA(cudaEventRecord(from, stream));
+        CUDA(cudaGraphLaunch(executable, stream));
+        CUDA(cudaEventRecord(to, stream));
+        CUDA(cudaEventSynchronize(to));
+        CUDA(cudaEventElapsedTime(&ms, from, to));
+        times[i] = (double)ms * 1e3 / calls;
+    }
+    qsort(times, REPEATS, sizeof(times[0]), by_size);
+    CUDA(cudaEventDestroy(from));
+    CUDA(cudaEventDestroy(to));
+    CUDA(cudaGraphExecDestroy(executable));
+    CUDA(cudaGraphDestroy(captured));
+    return times[REPEATS / 2];
+}
+
+static void measure_copy(void) {
+    const size_t bytes = (size_t)1 << 30;
+    cudaGraph_t captured;
+    char *memory;
+    CUDA(cudaMalloc((void **)&memory, 2 * bytes));
+    CUDA(cudaMemset(memory, 1, 2 * bytes));
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int i = 0; i < CALLS; ++i)
+        CUDA(cudaMemcpyAsync(memory + bytes, memory, bytes, cudaMemcpyDeviceToDevice, stream));
+    CUDA(cudaStreamEndCapture(stream, &captured));
+    copy_bandwidth = 2.0 * (double)bytes / time_graph(captured, CALLS) * 1e-3;
+    printf("copy,,,,%.1f,%.1f,1.000,\n", 2.0 * (double)bytes / copy_bandwidth * 1e-3,
+           copy_bandwidth);
+    CUDA(cudaFree(memory));
+}
+
+/* Small numbers of both signs, whether read as bf16 or as fp32. */
+static void fill(char *to, size_t bytes) {
+    static uint32_t block[1 << 20];
+    static int drawn;
+    harness_random random = {1};
+    for (; drawn < 1 << 20; ++drawn)
+        for (int half = 0; half < 2; ++half) {
+            const float x = (float)harness_normal(&random);
+            uint32_t word;
+            memcpy(&word, &x, sizeof(word));
+            block[drawn] |= word >> 16 << (16 * half);
+        }
+    size_t filled = bytes < sizeof(block) ? bytes : sizeof(block);
+    CUDA(cudaMemcpy(to, block, filled, cudaMemcpyHostToDevice));
+    while (filled < bytes) {
+        const size_t more = bytes - filled < filled ? bytes - filled : filled;
+        CUDA(cudaMemcpy(to + filled, to, more, cudaMemcpyDeviceToDevice));
+        filled += more;
+    }
+}
+
+/* Sets the pointers of a part into memory of its own; the bytes it takes, memory NULL: only those.
+ */
+static size_t place(const bench_row *row, char *part, char *memory) {
+    size_t at = 0, workspace = 0;
+    for (int i = 0; i < BENCH_FIELDS; ++i) {
+        const bench_field *f = &row->field[i];
+        const size_t bytes = (size_t)f->bytes;
+        char *const here = memory + at;
+        if (bytes == 0)
+            continue;
+        at += (bytes + 255) / 256 * 256;
+        if (!memory)
+            continue;
+        memcpy(part + f->offset, &here, sizeof(here));
+        if (f->indices)
+            CUDA(cudaMemcpy(here, f->indices, bytes, cudaMemcpyHostToDevice));
+        else
+            fill(here, bytes);
+    }
+    if (!row->workspace)
+        return at;
+    GDN(row->workspace(context, row->part, &workspace));
+    if (memory) {
+        char *const here = memory + at;
+        memcpy(part + row->workspace_offset, &here, sizeof(here));
+        memcpy(part + row->workspace_offset + sizeof(here), &workspace, sizeof(workspace));
+    }
+    return at + (workspace + 255) / 256 * 256;
+}
+
+void bench_row_run(const bench_row *row) {
+    static _Alignas(16) char parts[COPIES][BENCH_PART_BYTES];
+    const size_t bytes = place(row, NULL, NULL);
+    const int most = (int)(CACHED / (double)bytes) + 1, copies = most < COPIES ? most : COPIES;
+    const int calls = row->flops > 1e12 ? 2 : CALLS;
+    cudaGraph_t captured;
+    char *memory;
+    CUDA(cudaMalloc((void **)&memory, bytes * (size_t)copies));
+    for (int i = 0; i < copies; ++i) {
+        memcpy(parts[i], row->part, row->size);
+        place(row, parts[i], memory + bytes * (size_t)i);
+    }
+    GDN(row->call(context, parts[0], stream)); /* loads what it needs */
+    CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int i = 0; i < calls; ++i)
+        GDN(row->call(context, parts[i % copies], stream));
+    CUDA(cudaStreamEndCapture(stream, &captured));
+    const double us = time_graph(captured, calls), speed = row->bytes / us * 1e-3;
+    printf("%s,%s,%lld,%d,%.1f,", row->name, gdn_dtype_name(row->dtype), (long long)row->T, row->D,
+           us);
+    if (row->bytes > 0)
+        printf("%.1f,%.3f,", speed, speed / copy_bandwidth);
+    else
+        printf(",,");
+    if (row->flops > 0)
+        printf("%.1f", row->flops / us * 1e-6);
+    printf("\n");
+    fflush(stdout);
+    CUDA(cudaFree(memory));
+}
+
+int main(void) {
+    context = gpu_context();
+    if (!context)
+        return 77;
+    CUDA(cudaStreamCreate(&stream));
+    printf("part,dtype,T,D,us,GB/s,share of copy,TFLOP/s\n");
+    measure_copy();
+    bench_model_rows();
+    CUDA(cudaStreamDestroy(stream));
+    gdn_context_destroy(context);
+    return 0;
+}
