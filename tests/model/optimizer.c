@@ -85,6 +85,67 @@ static void test_adamw(void) {
     train(GDN_DTYPE_FP32, 1, 0, again);
 }
 
+/* A schedule stands for step and lr; rounded is param in bf16; a scale that is not finite changes
+ * nothing. */
+static void test_adamw_schedule(gdn_dtype dtype) {
+    enum {
+        N = 9001
+    };
+    static double params[2][N];
+    static uint16_t rounded[N], expected[N];
+    const double schedule[2] = {7, 3e-3}, bad[] = {(double)NAN, (double)INFINITY};
+    const size_t bytes = N * gdn_dtype_size(dtype);
+    char *memory[4], *before = malloc(4 * bytes + sizeof(rounded));
+    gdn_context *context = make_context(dtype, 2);
+    gdn_adamw p = {.size = sizeof(p),
+                   .dtype = dtype,
+                   .count = N,
+                   .beta1 = 0.9,
+                   .beta2 = 0.95,
+                   .eps = 1e-8,
+                   .weight_decay = 0.1,
+                   .rounded = rounded};
+    for (int i = 0; i < 4; ++i)
+        memory[i] = malloc(bytes);
+    p.param = memory[0];
+    p.grad = memory[1];
+    p.m = memory[2];
+    p.v = memory[3];
+    for (int scheduled = 0; scheduled < 2; ++scheduled) {
+        harness_random random = {4};
+        for (int i = 0; i < 4; ++i)
+            for (int64_t j = 0; j < N; ++j)
+                part_set(dtype, memory[i], j, fabs(harness_normal(&random)));
+        p.schedule = scheduled ? schedule : NULL;
+        p.step = scheduled ? 1 : 7;
+        p.lr = scheduled ? 1.0 : 3e-3;
+        CHECK(gdn_adamw_step(context, &p, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
+        for (int64_t j = 0; j < N; ++j)
+            params[scheduled][j] = part_get(dtype, p.param, j);
+    }
+    CHECK(!memcmp(params[0], params[1], sizeof(params[0])), "other bits with a schedule");
+    CHECK(gdn_convert(GDN_DTYPE_BF16, expected, dtype, p.param, N) == GDN_STATUS_OK, "%s",
+          gdn_last_error());
+    CHECK(!memcmp(rounded, expected, sizeof(rounded)), "rounded is not param in bf16");
+    memset(rounded, 0xA5, sizeof(rounded));
+    for (int i = 0; i < 4; ++i)
+        memcpy(before + i * bytes, memory[i], bytes);
+    memcpy(before + 4 * bytes, rounded, sizeof(rounded));
+    for (int k = 0; k < 2; ++k) {
+        p.grad_scale = &bad[k];
+        CHECK(gdn_adamw_step(context, &p, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
+        for (int i = 0; i < 4; ++i)
+            CHECK(!memcmp(before + i * bytes, memory[i], bytes), "grad_scale %g changed tensor %d",
+                  bad[k], i);
+        CHECK(!memcmp(before + 4 * bytes, rounded, sizeof(rounded)),
+              "grad_scale %g changed rounded", bad[k]);
+    }
+    for (int i = 0; i < 4; ++i)
+        free(memory[i]);
+    free(before);
+    gdn_context_destroy(context);
+}
+
 static void test_grad_norm(int64_t count, double max_norm) {
     for (int d = 0; d < 2; ++d) {
         const gdn_dtype dtype = d ? GDN_DTYPE_FP64 : GDN_DTYPE_FP32;
@@ -118,26 +179,38 @@ static void test_grad_norm(int64_t count, double max_norm) {
     }
 }
 
-/* A gradient that is not finite must not pass for one of norm 1. */
-static void test_grad_norm_nan(void) {
-    const float grad[3] = {1, (float)NAN, 2};
-    double norm, scale;
+/* A gradient that is not finite must not pass for one of norm 1, whatever max_norm says. */
+static void test_grad_norm_not_finite(void) {
+    const double values[] = {(double)NAN, (double)INFINITY, -(double)INFINITY};
     gdn_context *context = make_context(GDN_DTYPE_FP32, 1);
-    const gdn_grad_norm p = {
-        .size = sizeof(p), .count = 3, .max_norm = 1, .grad = grad, .norm = &norm, .scale = &scale};
-    CHECK(gdn_grad_norm_compute(context, &p, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
-    CHECK(isnan(norm) && isnan(scale), "norm %g, scale %g", norm, scale);
+    for (int i = 0; i < 3; ++i)
+        for (int max_norm = 0; max_norm < 2; ++max_norm) {
+            const float grad[3] = {1, (float)values[i], 2};
+            double norm, scale;
+            const gdn_grad_norm p = {.size = sizeof(p),
+                                     .count = 3,
+                                     .max_norm = max_norm,
+                                     .grad = grad,
+                                     .norm = &norm,
+                                     .scale = &scale};
+            CHECK(gdn_grad_norm_compute(context, &p, NULL) == GDN_STATUS_OK, "%s",
+                  gdn_last_error());
+            CHECK(!isfinite(norm) && isnan(scale), "of %g: norm %g, scale %g", values[i], norm,
+                  scale);
+        }
     gdn_context_destroy(context);
 }
 
 int main(void) {
     test_adamw();
+    test_adamw_schedule(GDN_DTYPE_FP32);
+    test_adamw_schedule(GDN_DTYPE_FP64);
     test_grad_norm(0, 1);
     test_grad_norm(1, 1e-3);
     test_grad_norm(255, 1e9);
     test_grad_norm(257, 1);
     test_grad_norm(100003, 1);
     test_grad_norm(100003, 0);
-    test_grad_norm_nan();
+    test_grad_norm_not_finite();
     return harness_finish();
 }
