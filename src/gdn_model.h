@@ -4,7 +4,7 @@
  * set size): shapes, inputs, outputs, gradients; parameter gradients are overwritten, or added to
  * with `accumulate`. Dtypes and workspaces as there: FP64 (reference), FP32 (cpu), FP32 and BF16
  * (cuda); gradients of weights are of the state type. With cuda, tokens and targets are not
- * checked.
+ * checked: one outside the vocabulary gives NaN. Products there need libcublasLt at run time.
  */
 #ifndef GDN_MODEL_H
 #define GDN_MODEL_H
