@@ -3,7 +3,8 @@
 // Backward sorts the positions by token (stable, so that each token's stay in order) and cuts the
 // sorted list into runs of 64, whatever the tokens: a text is one third three tokens. A CTA a run
 // adds rows of dy; the sum of a token that lies within one run goes to dweight, what crosses a
-// border goes to the workspace, and a last kernel adds those pieces in order.
+// border goes to the workspace, and a last kernel, a CTA for each run whose last token goes on,
+// adds those pieces in order. Without accumulation the rows of absent tokens are set to 0.
 //
 //     workspace    keys, positions: two each [T] uint32 | first [vocab + 1] int64: where a token's
 //                  positions begin | pieces [runs][2][D] fp32 | the sort's own
@@ -179,21 +180,38 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// A CTA a token of the vocabulary: its pieces, where it lies in several runs.
-__global__ void __launch_bounds__(THREADS) join_kernel(const __grid_constant__ gdn_embedding p,
-                                                       const int64_t *first, const float *pieces) {
-    for (int64_t token = blockIdx.x; token < p.vocab; token += gridDim.x) {
-        const int64_t begin = first[token], end = first[token + 1];
-        if (begin == end || begin / RUN == (end - 1) / RUN)
-            continue;
-        float *const to = static_cast<float *>(p.dweight) + token * p.D;
-        for (int i = threadIdx.x; i < p.D; i += THREADS) {
-            float sum = pieces[(begin / RUN * 2 + 1) * p.D + i];
+// A CTA a run and THREADS columns: the token that begins in the run and goes on after it, if there
+// is one.
+__global__ void __launch_bounds__(THREADS)
+    join_kernel(const __grid_constant__ gdn_embedding p, const uint32_t *keys, const int64_t *first,
+                const float *pieces) {
+    const int64_t begin = static_cast<int64_t>(blockIdx.x) * RUN, end = begin + RUN;
+    const int column = blockIdx.y * THREADS + threadIdx.x;
+    if (end >= p.T || column >= p.D)
+        return;
+    const uint32_t token = keys[end - 1];
+    if (token >= static_cast<uint32_t>(p.vocab) || first[token] < begin || first[token + 1] <= end)
+        return;
+    const int64_t last = (first[token + 1] - 1) / RUN;
+    float sum = pieces[(static_cast<int64_t>(blockIdx.x) * 2 + 1) * p.D + column];
 #pragma unroll 8
-            for (int64_t run = begin / RUN + 1; run <= (end - 1) / RUN; ++run)
-                sum += pieces[run * 2 * p.D + i];
-            to[i] = p.accumulate ? to[i] + sum : sum;
-        }
+    for (int64_t run = blockIdx.x + INT64_C(1); run <= last; ++run)
+        sum += pieces[run * 2 * p.D + column];
+    float *const to = static_cast<float *>(p.dweight) + static_cast<int64_t>(token) * p.D + column;
+    *to = p.accumulate ? *to + sum : sum;
+}
+
+// Zeros in the rows of tokens that do not occur.
+template <int W>
+__global__ void __launch_bounds__(THREADS)
+    absent_kernel(const __grid_constant__ gdn_embedding p, const int64_t *first) {
+    const float zeros[W] = {};
+    for (int64_t token = blockIdx.x; token < p.vocab; token += gridDim.x) {
+        if (first[token] != first[token + 1])
+            continue;
+        float *const row = static_cast<float *>(p.dweight) + token * p.D;
+        for (int v = threadIdx.x; v < p.D / W; v += THREADS)
+            store<float, W>(row, v, zeros);
     }
 }
 
@@ -222,15 +240,16 @@ int bits_of(int32_t vocab) {
     } while (0)
 
 template <typename T>
-cudaError_t launch_backward(const gdn_embedding &p, cudaStream_t stream) {
+cudaError_t launch_backward(const gdni_cuda_device *device, const gdn_embedding &p,
+                            cudaStream_t stream) {
     Workspace w;
     GDNI_TRY_CUDA(lay_out(p, &w));
-    if (!p.accumulate)
-        GDNI_TRY_CUDA(cudaMemsetAsync(
-            p.dweight, 0, sizeof(float) * static_cast<size_t>(p.vocab) * static_cast<size_t>(p.D),
-            stream));
     if (p.T == 0)
-        return cudaSuccess;
+        return p.accumulate ? cudaSuccess
+                            : cudaMemsetAsync(p.dweight, 0,
+                                              sizeof(float) * static_cast<size_t>(p.vocab) *
+                                                  static_cast<size_t>(p.D),
+                                              stream);
     GDNI_TRY_CUDA(launch_kernel(keys_kernel, dim3(grid_of((p.T + 255) / 256)), 256, 0, stream,
                                 p.tokens, p.T, p.vocab, w.keys[0], w.positions[0]));
     GDNI_TRY_CUDA(cub::DeviceRadixSort::SortPairs(w.sort, w.sort_bytes, w.keys[0], w.keys[1],
@@ -241,9 +260,17 @@ cudaError_t launch_backward(const gdn_embedding &p, cudaStream_t stream) {
         stream, static_cast<const uint32_t *>(w.keys[1]), p.T, p.vocab, w.first));
     const bool whole = whole_vectors<T>(p.D, {p.dy, p.dweight});
     GDNI_TRY_CUDA((whole ? launch_runs<T, PIECE<T>> : launch_runs<T, 1>)(p, w, stream));
-    return launch_kernel(join_kernel, dim3(grid_of(p.vocab)), THREADS, 0, stream, p,
-                         static_cast<const int64_t *>(w.first),
-                         static_cast<const float *>(w.pieces));
+    if (!p.accumulate) {
+        const bool fours = whole_vectors<float>(p.D, {p.dweight});
+        GDNI_TRY_CUDA(launch_kernel(fours ? absent_kernel<4> : absent_kernel<1>,
+                                    dim3(grid_of(p.vocab, INT64_C(64) * device->multiprocessors)),
+                                    THREADS, 0, stream, p, static_cast<const int64_t *>(w.first)));
+    }
+    const dim3 grid(static_cast<unsigned>((p.T + RUN - 1) / RUN),
+                    static_cast<unsigned>((p.D + THREADS - 1) / THREADS));
+    return launch_kernel(
+        join_kernel, grid, THREADS, 0, stream, p, static_cast<const uint32_t *>(w.keys[1]),
+        static_cast<const int64_t *>(w.first), static_cast<const float *>(w.pieces));
 }
 
 template <typename T>
@@ -275,8 +302,10 @@ int gdni_embedding_enqueue(const gdni_cuda_device *device, const gdn_embedding *
     if (guard.error() != cudaSuccess)
         return guard.error();
     if (p->dtype == GDN_DTYPE_BF16)
-        return backward ? launch_backward<bf16>(*p, stream) : launch_forward<bf16>(*p, stream);
-    return backward ? launch_backward<float>(*p, stream) : launch_forward<float>(*p, stream);
+        return backward ? launch_backward<bf16>(device, *p, stream)
+                        : launch_forward<bf16>(*p, stream);
+    return backward ? launch_backward<float>(device, *p, stream)
+                    : launch_forward<float>(*p, stream);
 }
 
 } // extern "C"

@@ -3,10 +3,10 @@
 //     h = x + residual,   r = 1 / sqrt(mean(h^2) + eps),   y = r h weight
 //     u = dy weight,      dx = r (u - r^2 mean(u h) h) + dh,   dweight = sum_t r_t h_t dy_t
 //
-// A CTA of 128 threads a row, which stays in registers, N vectors of 16 bytes a thread: what has to
-// be read is read once. Backward's CTAs go over rows and keep their part of dweight in registers;
-// a second kernel adds the CTAs' parts in order. Other widths take kernels that read rows twice.
-// Sums are fp32 within a row and over the rows of a CTA, float64 over CTAs.
+// G threads a row, a warp or a CTA of 128, which stays in registers, N vectors of 16 bytes a
+// thread: what has to be read is read once. Backward's CTAs go over rows and keep their part of
+// dweight in registers; a second kernel adds the CTAs' parts in order. Other widths take kernels
+// that read rows twice. Sums are fp32 within a row and over the rows of a CTA, float64 over CTAs.
 #include "../guard.h"
 #include "model.h"
 #include "vector.cuh"
@@ -16,6 +16,19 @@ namespace gdni {
 namespace {
 
 constexpr int THREADS = 128, WARPS = THREADS / 32;
+
+struct Sums { // of a row: h^2 and u h
+    float square, product;
+    __device__ Sums &operator+=(const Sums &other) {
+        square += other.square;
+        product += other.product;
+        return *this;
+    }
+};
+using gdni::sum_of_warp;
+__device__ __forceinline__ Sums sum_of_warp(Sums x) {
+    return {sum_of_warp(x.square), sum_of_warp(x.product)};
+}
 
 template <typename T>
 struct Rows {
@@ -40,19 +53,30 @@ struct Rows {
     }
 };
 
-template <typename T, int N>
+// Of the G threads of a row, the same in all of them.
+template <int G, typename S>
+__device__ __forceinline__ S sum_of_row(S x, S *buffer) {
+    static_assert(G == 32 || G == THREADS, "a warp or a CTA");
+    if constexpr (G == 32)
+        return sum_of_warp(x);
+    else
+        return sum_of_cta<WARPS>(x, buffer);
+}
+
+template <typename T, int G, int N>
 __global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant__ Rows<T> p) {
-    constexpr int W = PIECE<T>;
+    constexpr int W = PIECE<T>, ROWS = THREADS / G;
     __shared__ float sums[2][WARPS];
-    const int vectors = p.D / W;
+    const int vectors = p.D / W, lane = threadIdx.x % G;
     int turn = 0;
-    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+    for (int64_t t = static_cast<int64_t>(blockIdx.x) * ROWS + threadIdx.x / G; t < p.T_;
+         t += static_cast<int64_t>(gridDim.x) * ROWS, turn ^= 1) {
         const int64_t row = t * p.D;
         Raw<T, W> h[N] = {}, add[N] = {};
         float square = 0.0f;
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const int v = i * THREADS + threadIdx.x;
+            const int v = i * G + lane;
             if (v < vectors) {
                 h[i] = load_raw<T, W>(p.x + row, v);
                 if (p.residual)
@@ -61,7 +85,7 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant_
         }
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const int v = i * THREADS + threadIdx.x;
+            const int v = i * G + lane;
             float a[W], b[W];
             if (p.residual) {
                 unpack<T, W>(h[i], a);
@@ -78,10 +102,10 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant_
             for (int j = 0; j < W; ++j)
                 square = fmaf(a[j], a[j], square);
         }
-        const float r = p.root(sum_of_cta<WARPS>(square, sums[turn]));
+        const float r = p.root(sum_of_row<G>(square, sums[turn]));
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const int v = i * THREADS + threadIdx.x;
+            const int v = i * G + lane;
             float a[W], w[W];
             if (v < vectors) {
                 unpack<T, W>(h[i], a);
@@ -117,41 +141,55 @@ __global__ void __launch_bounds__(THREADS) forward_any_kernel(const __grid_const
     }
 }
 
-struct Sums { // of a row: h^2 and u h
-    float square, product;
-    __device__ Sums &operator+=(const Sums &other) {
-        square += other.square;
-        product += other.product;
-        return *this;
-    }
-};
-
-template <typename T>
-__device__ Sums sums_of_cta(Sums x, Sums *buffer) {
-    x = {sum_of_warp(x.square), sum_of_warp(x.product)};
-    if (threadIdx.x % 32 == 0)
-        buffer[threadIdx.x / 32] = x;
-    __syncthreads();
-    Sums sum = buffer[0];
+// A CTA's part of dweight, from its rows' in order.
+template <typename T, int G, int N>
+__device__ void store_parts(const Rows<T> &p, const float (&parts)[N][PIECE<T>]) {
+    constexpr int W = PIECE<T>;
+    __shared__ float4 all[G == 32 ? WARPS : 1][G == 32 ? N * 32 * W / 4 : 1];
+    const int vectors = p.D / W, lane = threadIdx.x % G;
+    float4 *const out =
+        reinterpret_cast<float4 *>(p.parts + static_cast<int64_t>(blockIdx.x) * p.D);
 #pragma unroll
-    for (int i = 1; i < WARPS; ++i)
-        sum += buffer[i];
-    return sum;
+    for (int i = 0; i < N; ++i) {
+        const int v = i * G + lane;
+#pragma unroll
+        for (int j = 0; j < W && v < vectors; j += 4) {
+            const float4 four =
+                make_float4(parts[i][j], parts[i][j + 1], parts[i][j + 2], parts[i][j + 3]);
+            if constexpr (G == 32)
+                all[threadIdx.x / 32][(v * W + j) / 4] = four;
+            else
+                out[(v * W + j) / 4] = four;
+        }
+    }
+    if constexpr (G == 32) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < p.D / 4; i += THREADS) {
+            float4 sum = all[0][i];
+#pragma unroll
+            for (int row = 1; row < WARPS; ++row) {
+                const float4 x = all[row][i];
+                sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
+            }
+            out[i] = sum;
+        }
+    }
 }
 
-template <typename T, int N>
+template <typename T, int G, int N>
 __global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant__ Rows<T> p) {
-    constexpr int W = PIECE<T>;
+    constexpr int W = PIECE<T>, ROWS = THREADS / G;
     __shared__ Sums sums[2][WARPS];
-    const int vectors = p.D / W;
+    const int vectors = p.D / W, lane = threadIdx.x % G;
     float parts[N][W] = {};
     int turn = 0;
-    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+    for (int64_t t = static_cast<int64_t>(blockIdx.x) * ROWS + threadIdx.x / G; t < p.T_;
+         t += static_cast<int64_t>(gridDim.x) * ROWS, turn ^= 1) {
         const int64_t row = t * p.D;
         Raw<T, W> h[N] = {}, dy[N] = {}, dh[N] = {};
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const int v = i * THREADS + threadIdx.x;
+            const int v = i * G + lane;
             if (v < vectors) {
                 h[i] = load_raw<T, W>((p.residual ? p.h : p.x) + row, v);
                 dy[i] = load_raw<T, W>(p.dy + row, v);
@@ -162,7 +200,7 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant
         Sums sum = {};
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const int v = i * THREADS + threadIdx.x;
+            const int v = i * G + lane;
             float a[W], b[W], w[W] = {};
             unpack<T, W>(h[i], a);
             unpack<T, W>(dy[i], b);
@@ -174,12 +212,12 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant
                 sum.product = fmaf(b[j] * w[j], a[j], sum.product);
             }
         }
-        sum = sums_of_cta<T>(sum, sums[turn]);
+        sum = sum_of_row<G>(sum, sums[turn]);
         const float r = p.root(sum.square);
         const float slope = r * r * sum.product / static_cast<float>(p.D);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const int v = i * THREADS + threadIdx.x;
+            const int v = i * G + lane;
             float a[W], b[W], w[W], add[W];
             if (v < vectors) {
                 unpack<T, W>(h[i], a);
@@ -195,16 +233,7 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant
             }
         }
     }
-    float *out = p.parts + static_cast<int64_t>(blockIdx.x) * p.D;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        const int v = i * THREADS + threadIdx.x;
-        if (v < vectors)
-#pragma unroll
-            for (int j = 0; j < W; j += 4)
-                reinterpret_cast<float4 *>(out)[(v * W + j) / 4] =
-                    make_float4(parts[i][j], parts[i][j + 1], parts[i][j + 2], parts[i][j + 3]);
-    }
+    store_parts<T, G, N>(p, parts);
 }
 
 template <typename T>
@@ -221,7 +250,7 @@ __global__ void __launch_bounds__(THREADS) backward_any_kernel(const __grid_cons
             sum.square = fmaf(a, a, sum.square);
             sum.product = fmaf(u, a, sum.product);
         }
-        sum = sums_of_cta<T>(sum, sums[turn]);
+        sum = sum_of_cta<WARPS>(sum, sums[turn]);
         const float r = p.root(sum.square);
         const float slope = r * r * sum.product / static_cast<float>(p.D);
         for (int i = threadIdx.x; i < p.D; i += THREADS) {
@@ -240,7 +269,7 @@ __global__ void __launch_bounds__(1024)
     const int column = blockIdx.x * 32 + threadIdx.x % 32, y = threadIdx.x / 32;
     double sum = 0.0;
     if (column < D)
-#pragma unroll 4
+#pragma unroll 16
         for (int i = y; i < count; i += 32)
             sum += parts[static_cast<int64_t>(i) * D + column];
     sums[y][threadIdx.x % 32] = sum;
@@ -255,20 +284,26 @@ __global__ void __launch_bounds__(1024)
 // CTAs of backward: enough to keep memory busy, few enough that their parts cost little.
 int parts_of(const gdni_cuda_device *device, const gdn_rmsnorm *p) {
     const int64_t row = static_cast<int64_t>(p->D) * (p->dtype == GDN_DTYPE_BF16 ? 2 : 4);
-    const int64_t a_multiprocessor = row <= 2048 ? 10 : row <= 4096 ? 8 : 4;
-    const int64_t most = a_multiprocessor * device->multiprocessors, wanted = (p->T + 3) / 4;
+    const int64_t most = (row > 2048 && row <= 4096 ? 6 : 4) * device->multiprocessors;
+    const int64_t wanted = (p->T + 7) / 8;
     return static_cast<int>(wanted < most ? wanted : most);
 }
 
+// The kernel for rows of so many vectors: KERNEL<T, G, N>, or `any`.
+#define GDNI_FOR_WIDTH(KERNEL, any, vectors)                                                       \
+    ((vectors) <= 32            ? KERNEL<T, 32, 1>                                                 \
+     : (vectors) <= 64          ? KERNEL<T, 32, 2>                                                 \
+     : (vectors) <= 128         ? KERNEL<T, 32, 4>                                                 \
+     : (vectors) <= 2 * THREADS ? KERNEL<T, THREADS, 2>                                            \
+     : (vectors) <= 4 * THREADS ? KERNEL<T, THREADS, 4>                                            \
+     : (vectors) <= 8 * THREADS ? KERNEL<T, THREADS, 8>                                            \
+                                : any)
+
 template <typename T>
 cudaError_t launch_forward(const Rows<T> &p, cudaStream_t stream) {
-    const dim3 grid(grid_of(p.T_));
-    const int columns = p.whole() ? p.D / PIECE<T> : INT32_MAX;
-    const auto kernel = columns <= THREADS       ? forward_kernel<T, 1>
-                        : columns <= 2 * THREADS ? forward_kernel<T, 2>
-                        : columns <= 4 * THREADS ? forward_kernel<T, 4>
-                        : columns <= 8 * THREADS ? forward_kernel<T, 8>
-                                                 : forward_any_kernel<T>;
+    const int vectors = p.whole() ? p.D / PIECE<T> : INT32_MAX, rows = vectors <= 128 ? WARPS : 1;
+    const dim3 grid(grid_of((p.T_ + rows - 1) / rows));
+    const auto kernel = GDNI_FOR_WIDTH(forward_kernel, forward_any_kernel<T>, vectors);
     return launch_kernel(kernel, grid, THREADS, 0, stream, p);
 }
 
@@ -276,12 +311,8 @@ template <typename T>
 cudaError_t launch_backward(const Rows<T> &p, int parts, float *dweight, bool accumulate,
                             cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(parts));
-    const int columns = p.whole() ? p.D / PIECE<T> : INT32_MAX;
-    const auto kernel = columns <= THREADS       ? backward_kernel<T, 1>
-                        : columns <= 2 * THREADS ? backward_kernel<T, 2>
-                        : columns <= 4 * THREADS ? backward_kernel<T, 4>
-                        : columns <= 8 * THREADS ? backward_kernel<T, 8>
-                                                 : backward_any_kernel<T>;
+    const int vectors = p.whole() ? p.D / PIECE<T> : INT32_MAX;
+    const auto kernel = GDNI_FOR_WIDTH(backward_kernel, backward_any_kernel<T>, vectors);
     const cudaError_t error = launch_kernel(kernel, grid, THREADS, 0, stream, p);
     if (error != cudaSuccess)
         return error;

@@ -9,6 +9,10 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum {
     BENCH_FIELDS = 16,
     BENCH_PART_BYTES = 512
@@ -39,5 +43,11 @@ typedef struct bench_row {
 void bench_row_run(const bench_row *row);
 /* The rows of a model's parts. */
 void bench_model_rows(void);
+/* Enqueues a copy of a multiple of 16 bytes; 0 or the CUDA error code. */
+int bench_copy(void *to, const void *from, size_t bytes, gdn_stream stream);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* GDN_BENCH_PARTS_H */

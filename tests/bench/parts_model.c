@@ -95,21 +95,36 @@ static int32_t *draw_tokens(int64_t T) {
     return tokens;
 }
 
+static double count_distinct(const int32_t *tokens, int64_t T) {
+    char *seen = calloc(VOCAB, 1);
+    double distinct = 0;
+    for (int64_t t = 0; t < T; ++t) {
+        distinct += !seen[tokens[t]];
+        seen[tokens[t]] = 1;
+    }
+    free(seen);
+    return distinct;
+}
+
 #define TYPE gdn_embedding
+/* A row of the table counts once, however often it is read. */
 static void embedding(gdn_dtype dtype, int64_t T, int32_t D) {
     int32_t *tokens = draw_tokens(T);
     const double row = (double)gdn_dtype_size(dtype) * D, x = row * (double)T;
-    const gdn_embedding p = {.size = sizeof(p), .dtype = dtype, .T = T, .vocab = VOCAB, .D = D};
+    const double table = (double)D * VOCAB, distinct = count_distinct(tokens, T);
+    gdn_embedding p = {.size = sizeof(p), .dtype = dtype, .T = T, .vocab = VOCAB, .D = D};
+    const bench_field indices = {offsetof(TYPE, tokens), 4.0 * (double)T, tokens};
     const bench_row forward = {
-        ROW("embedding, forward"), .bytes = 2 * x, .call = embedding_forward_,
-        .field = {
-            {offsetof(TYPE, tokens), 4.0 * (double)T, tokens}, AT(weight, row * VOCAB), AT(y, x)}};
-    const bench_row backward = {ROW("embedding, backward"), .bytes = x + 4.0 * D * VOCAB,
-                                .call = embedding_backward_, WORKSPACE(embedding_bytes),
-                                .field = {{offsetof(TYPE, tokens), 4.0 * (double)T, tokens},
-                                          AT(dy, x),
-                                          AT(dweight, 4.0 * D * VOCAB)}};
+        ROW("embedding, forward"), .bytes = x + distinct * row, .call = embedding_forward_,
+        .field = {indices, AT(weight, table * (double)gdn_dtype_size(dtype)), AT(y, x)}};
+    bench_row backward = {ROW("embedding, backward"), .bytes = x + 4 * table,
+                          .call = embedding_backward_, WORKSPACE(embedding_bytes),
+                          .field = {indices, AT(dy, x), AT(dweight, 4 * table)}};
     bench_row_run(&forward);
+    bench_row_run(&backward);
+    p.accumulate = 1;
+    backward.name = "embedding, backward added";
+    backward.bytes = x + 8 * distinct * D;
     bench_row_run(&backward);
     free(tokens);
 }
