@@ -2,6 +2,7 @@
  * What compute calls ask of the CUDA driver, counted by CUPTI: they launch kernels and set memory
  * on the caller's stream, and neither allocate, nor wait, nor copy to the host.
  */
+#include "gdn_model.h"
 #include "gpu.h"
 
 #include <cupti.h>
@@ -160,6 +161,69 @@ static void test_calls(const gdn_context *context, gpu_case c) {
     gpu_release(&r);
 }
 
+/* The parts of a model that go through other libraries, in the same way. */
+static void test_parts(const gdn_context *context) {
+    enum {
+        T = 300,
+        D = 64,
+        VOCAB = 500
+    };
+    char *memory;
+    size_t linear_bytes, embedding_bytes, cross_entropy_bytes;
+    gdn_linear linear = {
+        .size = sizeof(linear), .dtype = GDN_DTYPE_BF16, .T = T, .in = D, .out = VOCAB};
+    gdn_embedding embedding = {
+        .size = sizeof(embedding), .dtype = GDN_DTYPE_BF16, .T = T, .vocab = VOCAB, .D = D};
+    gdn_cross_entropy cross_entropy = {
+        .size = sizeof(cross_entropy), .dtype = GDN_DTYPE_BF16, .T = T, .D = D, .vocab = VOCAB};
+    GDN(gdn_linear_workspace(context, &linear, &linear_bytes));
+    GDN(gdn_embedding_workspace(context, &embedding, &embedding_bytes));
+    GDN(gdn_cross_entropy_workspace(context, &cross_entropy, &cross_entropy_bytes));
+    const size_t most = linear_bytes + embedding_bytes + cross_entropy_bytes, block = 1 << 20;
+    CUDA(cudaMalloc((void **)&memory, most + 8 * block));
+    CUDA(cudaMemset(memory, 0, most + 8 * block)); /* tokens and targets too */
+    char *const workspace = memory + 8 * block;
+    linear.x = memory;
+    linear.weight = memory + block;
+    linear.dy = memory + 2 * block;
+    linear.dx = memory + 3 * block;
+    linear.dweight = memory + 4 * block;
+    linear.workspace = embedding.workspace = cross_entropy.workspace = workspace;
+    linear.workspace_size = embedding.workspace_size = cross_entropy.workspace_size = most;
+    embedding.tokens = cross_entropy.targets = (int32_t *)(memory + 5 * block);
+    embedding.dy = cross_entropy.x = memory;
+    cross_entropy.weight = memory + block;
+    cross_entropy.dx = memory + 3 * block;
+    embedding.dweight = cross_entropy.dweight = memory + 4 * block;
+    cross_entropy.loss = (double *)(memory + 6 * block);
+    for (int warm = 1; warm >= 0; --warm)
+        for (int call = 0; call < 3; ++call) {
+            static const char *const names[] = {"linear", "embedding", "cross_entropy"};
+            size_t before, after, total;
+            int launches;
+            CUDA(cudaDeviceSynchronize());
+            CUDA(cudaMemGetInfo(&before, &total));
+            begin();
+            if (call == 0)
+                GDN(gdn_linear_backward(context, &linear, NULL));
+            else if (call == 1)
+                GDN(gdn_embedding_backward(context, &embedding, NULL));
+            else
+                GDN(gdn_cross_entropy_compute(context, &cross_entropy, NULL));
+            const int forbidden = end(names[call], &launches);
+            CUDA(cudaDeviceSynchronize());
+            CUDA(cudaMemGetInfo(&after, &total));
+            if (warm)
+                continue;
+            CHECK(forbidden == 0, "%s: %d calls that may wait, copy or allocate", names[call],
+                  forbidden);
+            CHECK(launches > 0, "%s launched nothing", names[call]);
+            CHECK(before == after, "%s: %zu bytes free before, %zu after", names[call], before,
+                  after);
+        }
+    CUDA(cudaFree(memory));
+}
+
 int main(void) {
     static const int64_t packed[] = {0, 0, 1, 64, 64, 129, 193, 200};
     gpu_case c = {"bf16", GDN_DTYPE_BF16, 210,       7, packed, 2, 4, 128,
@@ -181,6 +245,7 @@ int main(void) {
     c.K = 256;
     c.flags = GDN_FLAG_EXACT;
     test_calls(context, c);
+    test_parts(context);
     CUPTI(cuptiUnsubscribe(subscriber));
     gdn_context_destroy(context);
     return harness_finish();
