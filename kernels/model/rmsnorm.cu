@@ -35,7 +35,7 @@ struct Rows {
     const T *x, *residual, *weight, *dy, *dh;
     T *h, *y, *dx;
     float *parts; // [CTAs, D]
-    int64_t T_;
+    int64_t tokens;
     int D;
     float eps;
 
@@ -43,7 +43,7 @@ struct Rows {
         : x(static_cast<const T *>(p.x)), residual(static_cast<const T *>(p.residual)),
           weight(static_cast<const T *>(p.weight)), dy(static_cast<const T *>(p.dy)),
           dh(static_cast<const T *>(p.dh)), h(static_cast<T *>(p.h)), y(static_cast<T *>(p.y)),
-          dx(static_cast<T *>(p.dx)), parts(static_cast<float *>(p.workspace)), T_(p.T), D(p.D),
+          dx(static_cast<T *>(p.dx)), parts(static_cast<float *>(p.workspace)), tokens(p.T), D(p.D),
           eps(static_cast<float>(p.eps)) {}
     bool whole() const {
         return whole_vectors<T>(D, {x, residual, weight, dy, dh, h, y, dx, parts});
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant_
     __shared__ float sums[2][WARPS];
     const int vectors = p.D / W, lane = threadIdx.x % G;
     int turn = 0;
-    for (int64_t t = static_cast<int64_t>(blockIdx.x) * ROWS + threadIdx.x / G; t < p.T_;
+    for (int64_t t = static_cast<int64_t>(blockIdx.x) * ROWS + threadIdx.x / G; t < p.tokens;
          t += static_cast<int64_t>(gridDim.x) * ROWS, turn ^= 1) {
         const int64_t row = t * p.D;
         Raw<T, W> h[N] = {}, add[N] = {};
@@ -123,7 +123,7 @@ template <typename T>
 __global__ void __launch_bounds__(THREADS) forward_any_kernel(const __grid_constant__ Rows<T> p) {
     __shared__ float sums[2][WARPS];
     int turn = 0;
-    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+    for (int64_t t = blockIdx.x; t < p.tokens; t += gridDim.x, turn ^= 1) {
         const int64_t row = t * p.D;
         const T *h = p.residual ? p.h + row : p.x + row;
         float square = 0.0f;
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant
     const int vectors = p.D / W, lane = threadIdx.x % G;
     float parts[N][W] = {};
     int turn = 0;
-    for (int64_t t = static_cast<int64_t>(blockIdx.x) * ROWS + threadIdx.x / G; t < p.T_;
+    for (int64_t t = static_cast<int64_t>(blockIdx.x) * ROWS + threadIdx.x / G; t < p.tokens;
          t += static_cast<int64_t>(gridDim.x) * ROWS, turn ^= 1) {
         const int64_t row = t * p.D;
         Raw<T, W> h[N] = {}, dy[N] = {}, dh[N] = {};
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(THREADS) backward_any_kernel(const __grid_cons
     __shared__ Sums sums[2][WARPS];
     float *parts = p.parts + static_cast<int64_t>(blockIdx.x) * p.D;
     int turn = 0;
-    for (int64_t t = blockIdx.x; t < p.T_; t += gridDim.x, turn ^= 1) {
+    for (int64_t t = blockIdx.x; t < p.tokens; t += gridDim.x, turn ^= 1) {
         const int64_t row = t * p.D;
         const T *h = p.residual ? p.h + row : p.x + row;
         Sums sum = {};
@@ -302,7 +302,7 @@ int parts_of(const gdni_cuda_device *device, const gdn_rmsnorm *p) {
 template <typename T>
 cudaError_t launch_forward(const Rows<T> &p, cudaStream_t stream) {
     const int vectors = p.whole() ? p.D / PIECE<T> : INT32_MAX, rows = vectors <= 128 ? WARPS : 1;
-    const dim3 grid(grid_of((p.T_ + rows - 1) / rows));
+    const dim3 grid(grid_of((p.tokens + rows - 1) / rows));
     const auto kernel = GDNI_FOR_WIDTH(forward_kernel, forward_any_kernel<T>, vectors);
     return launch_kernel(kernel, grid, THREADS, 0, stream, p);
 }

@@ -15,12 +15,12 @@ template <typename T>
 struct Gated {
     const T *x, *dy;
     T *y, *dx;
-    int64_t T_;
+    int64_t tokens;
     int F;
 
     explicit Gated(const gdn_swiglu &p)
         : x(static_cast<const T *>(p.x)), dy(static_cast<const T *>(p.dy)),
-          y(static_cast<T *>(p.y)), dx(static_cast<T *>(p.dx)), T_(p.T), F(p.F) {}
+          y(static_cast<T *>(p.y)), dx(static_cast<T *>(p.dx)), tokens(p.T), F(p.F) {}
 };
 
 __device__ __forceinline__ float sigmoid(float x) {
@@ -32,12 +32,12 @@ __global__ void __launch_bounds__(THREADS) swiglu_kernel(const __grid_constant__
     const int v = blockIdx.x * THREADS + threadIdx.x, vectors = p.F / W;
     if (v >= vectors)
         return;
-    for (int64_t first = static_cast<int64_t>(blockIdx.y) * ROWS; first < p.T_;
+    for (int64_t first = static_cast<int64_t>(blockIdx.y) * ROWS; first < p.tokens;
          first += static_cast<int64_t>(gridDim.y) * ROWS) {
         Raw<T, W> a[ROWS] = {}, b[ROWS] = {}, dy[ROWS] = {};
 #pragma unroll
         for (int i = 0; i < ROWS; ++i)
-            if (first + i < p.T_) {
+            if (first + i < p.tokens) {
                 const int64_t row = (first + i) * p.F;
                 a[i] = load_raw<T, W>(p.x + 2 * row, v);
                 b[i] = load_raw<T, W>(p.x + 2 * row + p.F, v);
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(THREADS) swiglu_kernel(const __grid_constant__
         for (int i = 0; i < ROWS; ++i) {
             const int64_t row = (first + i) * p.F;
             float as[W], bs[W], ds[W];
-            if (first + i >= p.T_)
+            if (first + i >= p.tokens)
                 break;
             unpack<T, W>(a[i], as);
             unpack<T, W>(b[i], bs);
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(THREADS) swiglu_kernel(const __grid_constant__
 template <typename T, int W>
 cudaError_t launch(const Gated<T> &p, int backward, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>((p.F / W + THREADS - 1) / THREADS),
-                    grid_of((p.T_ + ROWS - 1) / ROWS, 65535));
+                    grid_of((p.tokens + ROWS - 1) / ROWS, 65535));
     return launch_kernel(backward ? swiglu_kernel<T, W, true> : swiglu_kernel<T, W, false>, grid,
                          THREADS, 0, stream, p);
 }
