@@ -3,6 +3,11 @@
 add_library(gdn_portable OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/checked.cu
   ${CMAKE_CURRENT_LIST_DIR}/device.cu
+  ${CMAKE_CURRENT_LIST_DIR}/layer/conv1d.cu
+  ${CMAKE_CURRENT_LIST_DIR}/layer/gate.cu
+  ${CMAKE_CURRENT_LIST_DIR}/layer/gated_rmsnorm.cu
+  ${CMAKE_CURRENT_LIST_DIR}/layer/l2norm.cu
+  ${CMAKE_CURRENT_LIST_DIR}/layer/sums.cu
   ${CMAKE_CURRENT_LIST_DIR}/model/cross_entropy.cu
   ${CMAKE_CURRENT_LIST_DIR}/model/embedding.cu
   ${CMAKE_CURRENT_LIST_DIR}/model/optimizer.cu

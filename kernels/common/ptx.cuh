@@ -84,4 +84,16 @@ __device__ __forceinline__ uint32_t cvt_rna_tf32(float x) {
     return y;
 }
 
+// 2^x and 1 / x, relative error 2^-22 and 2^-23; below the smallest normal number 0.
+__device__ __forceinline__ float ex2_approx_ftz(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float rcp_approx_ftz(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
 } // namespace gdni

@@ -45,11 +45,17 @@ static conv_run run_at(const gdn_conv1d *p, int64_t t) {
 #define GDNI_BODY "layer/conv1d_body.h"
 #include "layer/typed.h"
 
-static gdn_status check(const char *function, gdn_conv1d *p, int backward) {
+static gdn_status check_shape(const char *function, const gdn_conv1d *p) {
     GDNI_RANGE(T, 0, GDNI_MAX_TOKENS);
     GDNI_RANGE(N, 1, GDNI_MAX_TOKENS);
     GDNI_RANGE(channels, 1, GDNI_MAX_WIDTH);
     GDNI_RANGE(width, 1, GDNI_MAX_CONV_WIDTH);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check(const char *function, const gdn_context *context, gdn_conv1d *p,
+                        int backward) {
+    GDN_TRY(check_shape(function, p));
     GDN_TRY(gdni_part_stride(function, "x_stride", &p->x_stride, p->channels));
     GDN_TRY(gdni_part_stride(function, "y_stride", &p->y_stride, p->channels));
     GDNI_ROWS(x);
@@ -61,13 +67,15 @@ static gdn_status check(const char *function, gdn_conv1d *p, int backward) {
     } else {
         GDNI_ROWS(y);
     }
+    if (context->ops->parts && p->cu_seqlens)
+        return GDN_STATUS_OK; /* on the device */
     return gdni_check_cu_seqlens(function, p->cu_seqlens, p->N, p->T);
 }
 
 gdn_status gdn_conv1d_forward(const gdn_context *context, const gdn_conv1d *part,
                               gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_conv1d);
-    GDN_TRY(check(__func__, &p, 0));
+    GDN_TRY(check(__func__, context, &p, 0));
     if (context->ops->parts)
         return context->ops->parts->conv1d(context, &p, 0, stream);
     GDNI_PICK(p.dtype, conv_forward)(&p, context->threads);
@@ -77,7 +85,7 @@ gdn_status gdn_conv1d_forward(const gdn_context *context, const gdn_conv1d *part
 gdn_status gdn_conv1d_backward(const gdn_context *context, const gdn_conv1d *part,
                                gdn_stream stream) {
     GDNI_PART_BEGIN(gdn_conv1d);
-    GDN_TRY(check(__func__, &p, 1));
+    GDN_TRY(check(__func__, context, &p, 1));
     if (context->ops->parts)
         return context->ops->parts->conv1d(context, &p, 1, stream);
     GDNI_PICK(p.dtype, conv_backward)(&p, context->threads);
@@ -86,6 +94,7 @@ gdn_status gdn_conv1d_backward(const gdn_context *context, const gdn_conv1d *par
 
 gdn_status gdn_conv1d_workspace(const gdn_context *context, const gdn_conv1d *part, size_t *bytes) {
     GDNI_PART_BEGIN(gdn_conv1d);
+    GDN_TRY(check_shape(__func__, &p));
     GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
     *bytes = context->ops->parts ? context->ops->parts->conv1d_workspace(context, &p) : 0;
     return GDN_STATUS_OK;

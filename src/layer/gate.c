@@ -18,9 +18,14 @@ enum {
 #define GDNI_BODY "layer/gate_body.h"
 #include "layer/typed.h"
 
-static gdn_status check(const char *function, const gdn_gate *p, int backward) {
+static gdn_status check_shape(const char *function, const gdn_gate *p) {
     GDNI_RANGE(T, 0, GDNI_MAX_TOKENS);
     GDNI_RANGE(H, 1, GDNI_MAX_HEADS);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check(const char *function, const gdn_gate *p, int backward) {
+    GDN_TRY(check_shape(function, p));
     GDNI_ROWS(a);
     GDNI_ROWS(b);
     GDNI_POINTER(A_log);
@@ -59,6 +64,7 @@ gdn_status gdn_gate_backward(const gdn_context *context, const gdn_gate *part, g
 
 gdn_status gdn_gate_workspace(const gdn_context *context, const gdn_gate *part, size_t *bytes) {
     GDNI_PART_BEGIN(gdn_gate);
+    GDN_TRY(check_shape(__func__, &p));
     GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
     *bytes = context->ops->parts ? context->ops->parts->gate_workspace(context, &p) : 0;
     return GDN_STATUS_OK;

@@ -18,10 +18,15 @@ enum {
 #define GDNI_BODY "layer/gated_rmsnorm_body.h"
 #include "layer/typed.h"
 
-static gdn_status check(const char *function, const gdn_gated_rmsnorm *p, int backward) {
+static gdn_status check_shape(const char *function, const gdn_gated_rmsnorm *p) {
     GDNI_RANGE(T, 0, GDNI_MAX_TOKENS);
     GDNI_RANGE(H, 1, GDNI_MAX_HEADS);
     GDNI_RANGE(V, 1, GDNI_MAX_HEAD_DIM);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status check(const char *function, const gdn_gated_rmsnorm *p, int backward) {
+    GDN_TRY(check_shape(function, p));
     GDN_TRY(gdni_part_eps(function, "eps", p->eps));
     GDNI_ROWS(x);
     GDNI_ROWS(z);
@@ -60,6 +65,7 @@ gdn_status gdn_gated_rmsnorm_backward(const gdn_context *context, const gdn_gate
 gdn_status gdn_gated_rmsnorm_workspace(const gdn_context *context, const gdn_gated_rmsnorm *part,
                                        size_t *bytes) {
     GDNI_PART_BEGIN(gdn_gated_rmsnorm);
+    GDN_TRY(check_shape(__func__, &p));
     GDN_TRY(gdni_part_pointer(__func__, "bytes", bytes));
     *bytes = context->ops->parts ? context->ops->parts->gated_rmsnorm_workspace(context, &p) : 0;
     return GDN_STATUS_OK;
