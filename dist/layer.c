@@ -22,7 +22,8 @@ static gdn_problem operator_of(const gdn_layer *layer) {
     const int64_t C = 2 * (int64_t)layer->Hk * layer->K + (int64_t)layer->Hv * layer->V;
     p.dtype = layer->dtype;
     p.flags = GDN_FLAG_L2NORM_QK | (layer->flags & GDN_LAYER_EXACT ? GDN_FLAG_EXACT : 0) |
-              (layer->flags & GDN_LAYER_SAVE_STATES ? GDN_FLAG_SAVE_STATES : 0);
+              (layer->flags & GDN_LAYER_SAVE_STATES ? GDN_FLAG_SAVE_STATES : 0) |
+              (layer->flags & GDN_LAYER_SAVE_INVERSE ? GDN_FLAG_SAVE_INVERSE : 0);
     p.Hk = layer->Hk;
     p.Hv = layer->Hv;
     p.K = layer->K;
@@ -76,6 +77,11 @@ static gdn_status set_up(gdn_dist_layer *l, gdn_dist *dist, const gdn_context *c
     l->requests = calloc((size_t)ranks, sizeof(*l->requests));
     if (mine == GDN_STATUS_OK)
         mine = gdn_layer_supported(context, &l->layer);
+    if (mine == GDN_STATUS_OK && gdn_context_backend(context) == GDN_BACKEND_CUDA)
+        mine = gdni_fail(GDN_STATUS_UNSUPPORTED,
+                         "%s: backend is cuda, expected reference or cpu: rows of the halo are "
+                         "those of the host",
+                         function);
     if (mine == GDN_STATUS_OK && (!l->wanted || !l->requests))
         mine = gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory", function);
     snprintf(text, sizeof(text), "D %d; conv_width %d; norm_eps %.17g; flags 0x%x", l->layer.D,

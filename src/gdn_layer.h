@@ -13,7 +13,7 @@
  * weights are of that dtype; of the state type (fp64 in fp64, otherwise fp32) are A_log, dt_bias,
  * g, beta, dg, dbeta, states, and the gradients of all weights. Sequences as in gdn_problem. With
  * cuda, all memory but the structs is the device's, calls only enqueue, and cu_seqlens is not
- * checked.
+ * checked; what x and dout hold behind the last sequence has to be finite.
  */
 #ifndef GDN_LAYER_H
 #define GDN_LAYER_H
@@ -28,9 +28,10 @@ extern "C" {
  */
 
 typedef enum gdn_layer_flag {
-    GDN_LAYER_ACCUMULATE = 1 << 0, /* add to the weight gradients instead of overwriting them */
-    GDN_LAYER_EXACT = 1 << 1,      /* GDN_FLAG_EXACT for the operator */
-    GDN_LAYER_SAVE_STATES = 1 << 2 /* GDN_FLAG_SAVE_STATES for the operator */
+    GDN_LAYER_ACCUMULATE = 1 << 0,  /* add to the weight gradients instead of overwriting them */
+    GDN_LAYER_EXACT = 1 << 1,       /* GDN_FLAG_EXACT for the operator */
+    GDN_LAYER_SAVE_STATES = 1 << 2, /* GDN_FLAG_SAVE_STATES for the operator */
+    GDN_LAYER_SAVE_INVERSE = 1 << 3 /* GDN_FLAG_SAVE_INVERSE for the operator */
 } gdn_layer_flag;
 
 typedef struct gdn_layer {
@@ -77,7 +78,8 @@ typedef struct gdn_layer_weights {
  * `user`. A status other than OK ends the call.
  *
  *   projected      forward, once qkv [T, C] is there and before conv_halo is read: fills the latter
- *   forward        in place of gdn_forward; the problem is the layer's operator, without padding
+ *   forward        in place of gdn_forward; the problem is the layer's operator, on host backends
+ *                  without padding
  *   backward       in place of gdn_backward
  *   convolved      backward, once dqkv [T, C] and dconv_halo are there: may add to dqkv
  */

@@ -1,14 +1,16 @@
 /*
  * The whole layer: the linear maps, the parts and the operator one after the other. q, k, v are
  * strided views of the convolution's output, which the operator reads, and their gradients views
- * of its gradient; nothing is copied. The tokens behind the last sequence take no part: the calls
- * below see T as if they were not there, and their rows of out and dx are zeros.
+ * of its gradient; nothing is copied. The tokens behind the last sequence take no part: on host
+ * backends the calls below see T as if they were not there, and their rows of out and dx are set to
+ * zeros. Where only the device knows how many there are, zeros come out by themselves: the operator
+ * and the convolution give zeros for them, o, dg, dbeta and dqkv, and what follows keeps them.
  */
 #include "gdn_layer.h"
 
+#include "gdn_model.h"
 #include "part.h"
 #include "plan.h"
-#include "product.h"
 
 #include <string.h>
 
@@ -20,9 +22,8 @@ typedef struct layer_call {
     gdn_layer_hooks hooks;
     gdni_layer_activations activations;
     gdni_layer_scratch scratch;
-    gdni_linear_map wide, values, heads,
-        out;        /* in_proj_qkv, in_proj_z, in_proj_b and a, out_proj */
-    int64_t tokens; /* of sequences; the plan's T also counts padding */
+    int64_t tokens;               /* of sequences; on host backends without the padding */
+    gdn_linear qkv, z, b, a, out; /* the maps */
     gdn_conv1d conv;
     gdn_gate gate;
     gdn_gated_rmsnorm norm;
@@ -55,8 +56,9 @@ static gdn_status copy_weights(const char *function, const char *name,
     return GDN_STATUS_OK;
 }
 
-static gdn_status check_tensors(const char *function, const gdni_layer_plan *plan,
-                                const gdn_layer_tensors *p, int backward) {
+static gdn_status check_tensors(const char *function, const gdn_context *context,
+                                const gdni_layer_plan *plan, const gdn_layer_tensors *p,
+                                int backward) {
     gdni_layer_activations activations;
     gdni_layer_scratch scratch;
     size_t needed = gdni_layer_scratch_at(plan, backward, NULL, &scratch);
@@ -79,23 +81,53 @@ static gdn_status check_tensors(const char *function, const gdni_layer_plan *pla
                  function, needed);
     GDNI_REQUIRE((uintptr_t)p->workspace % 256 == 0,
                  "%s: workspace is at %p, expected a multiple of 256", function, p->workspace);
+    if (context->ops->parts && p->cu_seqlens)
+        return GDN_STATUS_OK; /* on the device */
     return gdni_check_cu_seqlens(function, p->cu_seqlens, plan->layer.N, plan->layer.T);
 }
 
+static gdn_linear describe_map(const layer_call *call, int64_t in, int64_t out, const void *x,
+                               const void *weight, void *y) {
+    const gdn_layer *l = &call->plan.layer;
+    return (gdn_linear){.size = sizeof(gdn_linear),
+                        .dtype = l->dtype,
+                        .accumulate = (l->flags & GDN_LAYER_ACCUMULATE) != 0,
+                        .T = call->tokens,
+                        .in = (int32_t)in,
+                        .out = (int32_t)out,
+                        .x = x,
+                        .weight = weight,
+                        .y = y,
+                        .workspace = call->scratch.part_workspace,
+                        .workspace_size = call->plan.part_workspace};
+}
+
+/* The gradients of a map that was described. */
+static gdn_linear gradients_of(const gdn_linear *map, const void *dy, void *dx, int accumulate_dx,
+                               void *dweight) {
+    gdn_linear p = *map;
+    p.dy = dy;
+    p.dx = dx;
+    p.accumulate_dx = accumulate_dx;
+    p.dweight = dweight;
+    return p;
+}
+
 /* What the parts of both directions share. */
-static void describe_parts(layer_call *call, const gdn_context *context) {
+static void describe_parts(layer_call *call) {
     const gdn_layer *l = &call->plan.layer;
     const gdni_layer_activations *x = &call->activations;
     const gdn_layer_weights *w = &call->weights;
     const int32_t accumulate = (l->flags & GDN_LAYER_ACCUMULATE) != 0;
-    const int64_t T = call->tokens;
-    const gdni_linear_map map = {l->dtype, context->threads, T, l->D, 0};
-    call->wide = call->values = call->heads = call->out = map;
-    call->wide.out = call->plan.C;
-    call->values.out = call->plan.HvV;
-    call->heads.out = l->Hv;
-    call->out.in = call->plan.HvV;
-    call->out.out = l->D;
+    const int64_t T = call->tokens, HvV = call->plan.HvV;
+    void *workspace = call->scratch.part_workspace;
+    const size_t workspace_size = call->plan.part_workspace;
+    const void *in = call->tensors.x;
+    call->qkv = describe_map(call, l->D, call->plan.C, in, w->in_proj_qkv, x->qkv);
+    call->z = describe_map(call, l->D, HvV, in, w->in_proj_z, x->z);
+    call->b = describe_map(call, l->D, l->Hv, in, w->in_proj_b, x->b);
+    call->a = describe_map(call, l->D, l->Hv, in, w->in_proj_a, x->a);
+    call->out = describe_map(call, HvV, l->D, call->scratch.y, w->out_proj, call->tensors.out);
     call->conv = (gdn_conv1d){.size = sizeof(gdn_conv1d),
                               .dtype = l->dtype,
                               .accumulate = accumulate,
@@ -111,7 +143,9 @@ static void describe_parts(layer_call *call, const gdn_context *context) {
                               .dy = call->scratch.dconv,
                               .dx = call->scratch.dqkv,
                               .dweight = call->dweights.conv1d,
-                              .dhalo = call->tensors.dconv_halo};
+                              .dhalo = call->tensors.dconv_halo,
+                              .workspace = workspace,
+                              .workspace_size = workspace_size};
     call->gate = (gdn_gate){.size = sizeof(gdn_gate),
                             .dtype = l->dtype,
                             .accumulate = accumulate,
@@ -128,7 +162,9 @@ static void describe_parts(layer_call *call, const gdn_context *context) {
                             .da = call->scratch.da,
                             .db = call->scratch.db,
                             .dA_log = call->dweights.A_log,
-                            .ddt_bias = call->dweights.dt_bias};
+                            .ddt_bias = call->dweights.dt_bias,
+                            .workspace = workspace,
+                            .workspace_size = workspace_size};
     call->norm = (gdn_gated_rmsnorm){.size = sizeof(gdn_gated_rmsnorm),
                                      .dtype = l->dtype,
                                      .accumulate = accumulate,
@@ -143,7 +179,9 @@ static void describe_parts(layer_call *call, const gdn_context *context) {
                                      .dy = call->scratch.dy,
                                      .dx = call->scratch.y, /* y is not needed by then */
                                      .dz = call->scratch.dz,
-                                     .dweight = call->dweights.norm};
+                                     .dweight = call->dweights.norm,
+                                     .workspace = workspace,
+                                     .workspace_size = workspace_size};
 }
 
 static gdn_status begin(const char *function, const gdn_context *context, const gdn_layer *layer,
@@ -161,14 +199,15 @@ static gdn_status begin(const char *function, const gdn_context *context, const 
     GDN_TRY(copy_weights(function, "weights", t->weights, &call->weights));
     if (backward)
         GDN_TRY(copy_weights(function, "dweights", t->dweights, &call->dweights));
-    GDN_TRY(check_tensors(function, &call->plan, t, backward));
+    GDN_TRY(check_tensors(function, context, &call->plan, t, backward));
     char *workspace = t->workspace;
     const size_t used = gdni_layer_scratch_at(&call->plan, backward, workspace, &call->scratch);
     gdni_layer_activations_at(&call->plan, t->saved ? t->saved : workspace + used,
                               &call->activations);
-    call->tokens = t->cu_seqlens ? t->cu_seqlens[call->plan.layer.N] : call->plan.layer.T;
+    const int padded = t->cu_seqlens && !context->ops->parts;
+    call->tokens = padded ? t->cu_seqlens[call->plan.layer.N] : call->plan.layer.T;
     call->plan.problem.T = call->tokens;
-    describe_parts(call, context);
+    describe_parts(call);
     return GDN_STATUS_OK;
 }
 
@@ -230,12 +269,10 @@ gdn_status gdn_layer_forward(const gdn_context *context, const gdn_layer *layer,
                              const gdn_layer_tensors *tensors, gdn_stream stream) {
     layer_call call;
     GDN_TRY(begin(__func__, context, layer, tensors, 0, &call));
-    const gdn_layer_weights *w = &call.weights;
     const gdni_layer_activations *x = &call.activations;
-    gdni_linear_y(&call.wide, call.tensors.x, w->in_proj_qkv, x->qkv);
-    gdni_linear_y(&call.values, call.tensors.x, w->in_proj_z, x->z);
-    gdni_linear_y(&call.heads, call.tensors.x, w->in_proj_b, x->b);
-    gdni_linear_y(&call.heads, call.tensors.x, w->in_proj_a, x->a);
+    const gdn_linear *const maps[] = {&call.qkv, &call.z, &call.b, &call.a};
+    for (int i = 0; i < 4; ++i)
+        GDN_TRY(gdn_linear_forward(context, maps[i], stream));
     if (call.hooks.projected)
         GDN_TRY(call.hooks.projected(call.hooks.user, x->qkv));
     GDN_TRY(gdn_conv1d_forward(context, &call.conv, stream));
@@ -249,7 +286,7 @@ gdn_status gdn_layer_forward(const gdn_context *context, const gdn_layer *layer,
     else
         GDN_TRY(gdn_forward(context, &call.plan.problem, &t, stream));
     GDN_TRY(gdn_gated_rmsnorm_forward(context, &call.norm, stream));
-    gdni_linear_y(&call.out, call.scratch.y, w->out_proj, call.tensors.out);
+    GDN_TRY(gdn_linear_forward(context, &call.out, stream));
     clear_padding(&call, call.tensors.out);
     return GDN_STATUS_OK;
 }
@@ -258,14 +295,13 @@ gdn_status gdn_layer_backward(const gdn_context *context, const gdn_layer *layer
                               const gdn_layer_tensors *tensors, gdn_stream stream) {
     layer_call call;
     GDN_TRY(begin(__func__, context, layer, tensors, 1, &call));
-    const gdn_layer_weights *w = &call.weights, *dw = &call.dweights;
+    const gdn_layer_weights *dw = &call.dweights;
     const gdni_layer_scratch *s = &call.scratch;
-    const void *x = call.tensors.x, *dout = call.tensors.dout;
-    const int accumulate = (call.plan.layer.flags & GDN_LAYER_ACCUMULATE) != 0;
+    void *dx = call.tensors.dx;
     /* out = y out_proj^T, with y computed again */
     GDN_TRY(gdn_gated_rmsnorm_forward(context, &call.norm, stream));
-    gdni_linear_dw(&call.out, dout, s->y, accumulate, dw->out_proj);
-    gdni_linear_dx(&call.out, dout, w->out_proj, 0, s->dy);
+    const gdn_linear out = gradients_of(&call.out, call.tensors.dout, s->dy, 0, dw->out_proj);
+    GDN_TRY(gdn_linear_backward(context, &out, stream));
     GDN_TRY(gdn_gated_rmsnorm_backward(context, &call.norm, stream));
     gdn_tensors t = operator_tensors(&call);
     t.do_ = call.norm.dx;
@@ -285,15 +321,12 @@ gdn_status gdn_layer_backward(const gdn_context *context, const gdn_layer *layer
     GDN_TRY(gdn_conv1d_backward(context, &call.conv, stream));
     if (call.hooks.convolved)
         GDN_TRY(call.hooks.convolved(call.hooks.user, s->dqkv));
-    /* The four maps of x */
-    gdni_linear_dw(&call.wide, s->dqkv, x, accumulate, dw->in_proj_qkv);
-    gdni_linear_dw(&call.values, s->dz, x, accumulate, dw->in_proj_z);
-    gdni_linear_dw(&call.heads, s->db, x, accumulate, dw->in_proj_b);
-    gdni_linear_dw(&call.heads, s->da, x, accumulate, dw->in_proj_a);
-    gdni_linear_dx(&call.wide, s->dqkv, w->in_proj_qkv, 0, call.tensors.dx);
-    gdni_linear_dx(&call.values, s->dz, w->in_proj_z, 1, call.tensors.dx);
-    gdni_linear_dx(&call.heads, s->db, w->in_proj_b, 1, call.tensors.dx);
-    gdni_linear_dx(&call.heads, s->da, w->in_proj_a, 1, call.tensors.dx);
-    clear_padding(&call, call.tensors.dx);
+    const gdn_linear of_x[] = {gradients_of(&call.qkv, s->dqkv, dx, 0, dw->in_proj_qkv),
+                               gradients_of(&call.z, s->dz, dx, 1, dw->in_proj_z),
+                               gradients_of(&call.b, s->db, dx, 1, dw->in_proj_b),
+                               gradients_of(&call.a, s->da, dx, 1, dw->in_proj_a)};
+    for (int i = 0; i < 4; ++i)
+        GDN_TRY(gdn_linear_backward(context, &of_x[i], stream));
+    clear_padding(&call, dx);
     return GDN_STATUS_OK;
 }

@@ -1,7 +1,8 @@
 /*
- * A checked layer, and where its activations and scratch live. "real" is the layer's dtype; every
- * array starts at a multiple of 256 bytes from the base. Forward writes the activations into the
- * caller's `saved`, or into its workspace where there is none.
+ * A checked layer, and where its activations and scratch live. Arrays are of the layer's dtype, but
+ * beta, g and their gradients of the state type; each starts at a multiple of 256 bytes from the
+ * base. Forward writes the activations into the caller's `saved`, or into its workspace where there
+ * is none.
  *
  *   activations          shape        from
  *   qkv                  [T, C]       x in_proj_qkv^T
@@ -12,9 +13,10 @@
  *   o                    [T, Hv V]    the operator's output
  *   operator_saved       bytes        what the operator saves
  *
- *   scratch of forward   y [T, Hv V] (the normed o), the operator's workspace
- *   scratch of backward  y (again; then do), dy, dz [T, Hv V], dqkv, dconv [T, C],
- *                        dbeta, dg, db, da [T, Hv], the operator's workspace
+ *   scratch of forward   y [T, Hv V] (the normed o), the operator's workspace, that of the parts,
+ *                        which take turns
+ *   scratch of backward  the same, with y (again; then do), and dy, dz [T, Hv V], dqkv, dconv [T, C],
+ *                        dbeta, dg, db, da [T, Hv]
  */
 #ifndef GDNI_LAYER_PLAN_H
 #define GDNI_LAYER_PLAN_H
@@ -26,6 +28,7 @@ typedef struct gdni_layer_plan {
     gdn_layer layer;
     gdn_problem problem; /* reads q, k, v out of conv, normalises q and k */
     gdn_sizes operator_sizes;
+    size_t part_workspace; /* what any of the parts needs */
     int64_t C, HvV;
 } gdni_layer_plan;
 
@@ -34,7 +37,7 @@ typedef struct gdni_layer_activations {
 } gdni_layer_activations;
 
 typedef struct gdni_layer_scratch {
-    void *y, *operator_workspace;
+    void *y, *operator_workspace, *part_workspace;
     void *dy, *dz, *dqkv, *dconv, *dbeta, *dg, *db, *da; /* backward */
 } gdni_layer_scratch;
 

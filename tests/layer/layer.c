@@ -150,15 +150,20 @@ static void test_modes(gdn_dtype dtype) {
     part_run in = part_inputs(&test, 29);
     part_run base = part_execute(&test, dtype, 1, 0, 1, &in);
     part_run saved = part_execute(&test, dtype, 1, GDN_LAYER_SAVE_STATES, 1, &in);
+    part_run inverse =
+        part_execute(&test, dtype, 1, GDN_LAYER_SAVE_STATES | GDN_LAYER_SAVE_INVERSE, 1, &in);
     part_run exact = part_execute(&test, dtype, 1, GDN_LAYER_EXACT, 1, &in);
     const double tolerance = dtype == GDN_DTYPE_FP64 ? 1e-14 : 2e-6;
     for (int i = 0; i < test.fields; ++i) {
         const double a = part_field_error(&test.field[i], saved.value[i], base.value[i]);
         const double b = part_field_error(&test.field[i], exact.value[i], base.value[i]);
+        const double both = part_field_error(&test.field[i], inverse.value[i], base.value[i]);
         CHECK(a <= tolerance, "%s: SAVE_STATES: %.2e", test.field[i].name, a);
         CHECK(b <= tolerance, "%s: EXACT: %.2e", test.field[i].name, b);
+        CHECK(both <= tolerance, "%s: SAVE_INVERSE: %.2e", test.field[i].name, both);
     }
     part_free(&saved);
+    part_free(&inverse);
     part_free(&exact);
 
     gdn_context *context;
