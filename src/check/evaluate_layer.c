@@ -1,7 +1,23 @@
 /* Runs a layer on float64 host data in any dtype and on any backend. */
+#include "cuda/memory.h"
 #include "evaluate.h"
+#include "internal.h"
 
 #include <string.h>
+
+/* The bounds where the layer reads them. */
+static gdn_status place_cu_seqlens(gdni_buffers *b, const gdn_layer *layer, const int64_t *from,
+                                   const int64_t **out) {
+    const size_t bytes = sizeof(*from) * (size_t)(layer->N + 1);
+    void *data;
+    *out = from;
+    if (!from || !b->device)
+        return GDN_STATUS_OK;
+    GDN_TRY(gdni_check_cu_seqlens("gdn_layer_forward", from, layer->N, layer->T));
+    GDN_TRY(gdni_reserve(b, bytes, &data));
+    *out = data;
+    return gdni_device_copy(b->device, data, from, bytes);
+}
 
 gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *layer,
                                const gdni_layer_values *v) {
@@ -12,7 +28,10 @@ gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *laye
     gdni_buffers b = {.count = 0};
     const gdni_shape x = gdni_layer_activation_shape(layer, "x");
     const gdni_shape dout = gdni_layer_activation_shape(layer, "dout");
+    const gdn_dtype state = gdni_state_dtype(layer->dtype);
     const double *no_output = NULL;
+    if (context && context->backend == GDN_BACKEND_CUDA)
+        b.device = context;
     GDN_TRY(gdn_layer_sizes(context, layer, &sizes));
 
     GDN_TRY_GOTO(gdni_upload(&b, &x, layer->dtype, v->x, &t.x), cleanup);
@@ -25,14 +44,15 @@ gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *laye
                      cleanup);
         *gdni_layer_weight(&weights, i) = (void *)data;
         GDN_TRY_GOTO(
-            gdni_reserve_output(&b, &s, gdni_layer_weight_dtype(layer->dtype, i),
+            gdni_reserve_output(&b, &s, state,
                                 v->dweights ? *gdni_layer_weight(v->dweights, i) : no_output,
                                 gdni_layer_weight(&dweights, i)),
             cleanup);
     }
     /* Backward reads the activations that forward saved. */
     GDN_TRY_GOTO(gdni_reserve(&b, (size_t)x.count * gdn_dtype_size(layer->dtype), &t.out), cleanup);
-    memset(t.out, 0xff, (size_t)x.count * gdn_dtype_size(layer->dtype));
+    if (!b.device)
+        memset(t.out, 0xff, (size_t)x.count * gdn_dtype_size(layer->dtype));
     GDN_TRY_GOTO(gdni_reserve_output(&b, &x, layer->dtype, v->dx, &t.dx), cleanup);
     if (v->dout)
         GDN_TRY_GOTO(gdni_reserve(&b, sizes.saved, &t.saved), cleanup);
@@ -40,10 +60,11 @@ gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *laye
                            ? sizes.forward_workspace
                            : sizes.backward_workspace;
     GDN_TRY_GOTO(gdni_reserve(&b, t.workspace_size, &t.workspace), cleanup);
-    memset(t.workspace, 0xff, t.workspace_size);
+    if (!b.device)
+        memset(t.workspace, 0xff, t.workspace_size);
     t.weights = &weights;
     t.dweights = v->dweights ? &dweights : NULL;
-    t.cu_seqlens = v->cu_seqlens;
+    GDN_TRY_GOTO(place_cu_seqlens(&b, layer, v->cu_seqlens, &t.cu_seqlens), cleanup);
 
     GDN_TRY_GOTO(gdn_layer_forward(context, layer, &t, NULL), cleanup);
     if (v->dout)
@@ -52,8 +73,7 @@ gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *laye
     GDN_TRY_GOTO(gdni_download(&b, &x, layer->dtype, t.dx, v->dx), cleanup);
     for (int i = 0; v->dweights && i < GDNI_LAYER_WEIGHTS; ++i) {
         const gdni_shape s = gdni_layer_weight_shape(layer, i);
-        GDN_TRY_GOTO(gdni_download(&b, &s, gdni_layer_weight_dtype(layer->dtype, i),
-                                   *gdni_layer_weight(&dweights, i),
+        GDN_TRY_GOTO(gdni_download(&b, &s, state, *gdni_layer_weight(&dweights, i),
                                    *gdni_layer_weight(v->dweights, i)),
                      cleanup);
     }

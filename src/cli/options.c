@@ -177,7 +177,7 @@ int cli_open_context(cli_options *o, gdn_io_kind kind, gdn_context **context) {
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     config.backend = o->backend;
     if (config.backend == GDN_BACKEND_AUTO && kind != GDN_IO_CASE)
-        config.backend = GDN_BACKEND_CPU; /* the layer has no other fast one */
+        config.backend = GDN_BACKEND_CPU; /* takes layers of any shape */
     if (config.backend == GDN_BACKEND_CUDA || config.backend == GDN_BACKEND_AUTO) {
         const int32_t devices = gdn_device_count();
         config.device = devices ? cli_rank(o->dist) % devices : 0;

@@ -21,7 +21,7 @@ static const cli_syntax syntax = {
     "Under mpirun -n P the sequence is cut into P shards; rank 0 writes the result.\n"
     "\n"
     "  -o RESULT.h5     where the result goes; it appears complete or not at all\n"
-    "  --backend NAME   default: cuda if it is usable here, otherwise cpu\n"
+    "  --backend NAME   default: for operators cuda if it is usable here, else cpu\n"
     "  --dtype NAME     default: bf16 on cuda, fp32 on cpu, fp64 on reference, which takes no "
     "other;\n"
     "                   q, k, v, do are rounded to it, gates and states to fp32\n"

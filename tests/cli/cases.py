@@ -121,6 +121,41 @@ def refusals(command, directory, failures):
     return len(want) - wrong, wrong
 
 
+def layer_case(D=64, Hk=2, Hv=4, dim=64, W=4):
+    """Tensors of a layer case of packed sequences with padding: A from 0.001 to 16 over the heads."""
+    rng, cu = np.random.default_rng(5), np.array([0, 130, 130, 301])
+    T, C = cu[-1] + 9, (2 * Hk + Hv) * dim
+    scaled = {"x": ((T, D), 1), "dout": ((T, D), 1), "in_proj_qkv.weight": ((C, D), D**-0.5),
+              "in_proj_z.weight": ((Hv * dim, D), D**-0.5), "in_proj_b.weight": ((Hv, D), D**-0.5),
+              "in_proj_a.weight": ((Hv, D), D**-0.5), "conv1d.weight": ((C, 1, W), 0.5),
+              "dt_bias": ((Hv,), 1), "norm.weight": ((dim,), 1),
+              "out_proj.weight": ((D, Hv * dim), (Hv * dim)**-0.5)}
+    case = {name: scale * rng.standard_normal(shape) for name, (shape, scale) in scaled.items()}
+    case["A_log"] = np.log(np.geomspace(0.001, 16, Hv))
+    case = {name: x.astype(np.float32) for name, x in case.items()}
+    return {**case, "cu_seqlens": cu}, {"Hk": np.int32(Hk), "K": np.int32(dim)}
+
+
+def layers(command, directory, dtypes, failures):
+    """A layer on the device: against the reference's result, and its gradients by head."""
+    paths = [directory / f"layer.{what}.h5" for what in ("case", "expected", "result")]
+    tensors, attributes = layer_case()
+    with h5py.File(paths[0], "w") as f:
+        f.attrs.update({"format": "gdn-layer-case", "version": np.int32(1), **attributes})
+        for name, x in tensors.items():
+            f[name] = x
+    wrong, failed = gdn(command, "run", paths[0], "-o", paths[1], "--backend", "reference"), 0
+    for dtype in dtypes:
+        on = "--backend", "cuda", "--dtype", dtype
+        lines = wrong or gdn(command, "run", paths[0], "-o", paths[2], *on)
+        lines = lines or gdn(command, "compare", paths[2], paths[1])
+        lines = lines or gdn(command, "gradcheck", paths[0], *on, "--directions", 0)
+        print(f"{'FAIL' if lines else 'ok':4} {'layer':16} cuda      {dtype}")
+        failures += [f"layer cuda {dtype}: {line}" for line in lines]
+        failed += bool(lines)
+    return len(dtypes) - failed, failed
+
+
 def main():
     command, cuda = sys.argv[1], "--cuda" in sys.argv
     names = [name for name in sys.argv[2:] if name != "--cuda"] or list(make_cases.CASES)
@@ -130,6 +165,9 @@ def main():
             return 77
         for name in names:
             counts = run(command, Path(directory), name, CUDA_RUNS if cuda else RUNS, failures)
+            passed, failed = passed + counts[0], failed + counts[1]
+        if cuda:
+            counts = layers(command, Path(directory), ("fp32", "bf16"), failures)
             passed, failed = passed + counts[0], failed + counts[1]
         if passed:
             counts = refusals(command, Path(directory), failures)
