@@ -19,9 +19,7 @@ namespace gdni {
 namespace {
 
 constexpr int BLOCK = GDNI_RUN_BLOCK, THREADS = 256, WARPS = THREADS / 32;
-constexpr int DECIDE_WARPS = 16, APPLY_ROWS = 16;
-// Under the root of the norm, as GDN_FLAG_L2NORM_QK says.
-constexpr float NORM_EPSILON = 1e-6f;
+constexpr int DECIDE_WARPS = 32, APPLY_ROWS = 16;
 
 __device__ double warp_sum(double x) {
     for (int step = 16; step > 0; step /= 2)
@@ -39,12 +37,22 @@ struct Run {
     double *sums; // [Hv][blocks]
 };
 
+// |row|^2 by one warp, in pieces of 16 bytes where rows start at multiples of them.
 template <typename T>
-__device__ float row_square(const T *x, int K) {
+__device__ float row_square(const T *x, int K, bool aligned) {
+    constexpr int PIECE = 16 / sizeof(T);
     float sum = 0.0f;
-    for (int i = lane_id(); i < K; i += 32) {
-        const float y = to_float(x[i]);
-        sum = fmaf(y, y, sum);
+    if (aligned) {
+        for (int i = PIECE * lane_id(); i < K; i += 32 * PIECE) {
+            const uint4 raw = *reinterpret_cast<const uint4 *>(x + i);
+            const T *piece = reinterpret_cast<const T *>(&raw);
+#pragma unroll
+            for (int j = 0; j < PIECE; ++j)
+                sum = fmaf(to_float(piece[j]), to_float(piece[j]), sum);
+        }
+    } else {
+        for (int i = lane_id(); i < K; i += 32)
+            sum = fmaf(to_float(x[i]), to_float(x[i]), sum);
     }
     return sum_over_rows(sum_over_columns(sum));
 }
@@ -57,10 +65,15 @@ __global__ void __launch_bounds__(THREADS) block_sums_kernel(const __grid_consta
     const int rows = static_cast<int>(left < BLOCK ? left : BLOCK);
     const int64_t first = r.from_start ? before : r.count - before - rows;
     const int k_head = blockIdx.y, group = r.Hv / r.Hk, warp = threadIdx.x / 32;
-    for (int i = warp; i < rows; i += WARPS) {
-        const float square = row_square(row_pointer<T>(r.k, first + i, k_head), r.K);
+    // Keys that are normalised need not be read: 1 bounds their |k|^2 as well. All loads of a warp
+    // start together: rows past the end are the last one.
+#pragma unroll
+    for (int i = warp; i < BLOCK; i += WARPS) {
+        const int64_t row = first + (i < rows ? i : rows - 1);
+        const float square =
+            r.norm ? 1.0f : row_square(row_pointer<T>(r.k, row, k_head), r.K, r.k.aligned);
         if (lane_id() == 0)
-            squares[i] = r.norm ? square / (square + NORM_EPSILON) : square;
+            squares[i] = square;
     }
     __syncthreads();
     for (int j = warp; j < group; j += WARPS) {
@@ -202,7 +215,12 @@ int gdni_sharding_decide(const gdni_cuda_device *device, const gdn_problem *p, c
     if (guard.error() != cudaSuccess)
         return guard.error();
     Run r = {};
-    r.k = {const_cast<void *>(t->k), p->k_strides.token, p->k_strides.head, false};
+    const auto whole = [p](int64_t elements) {
+        return elements * static_cast<int64_t>(gdn_dtype_size(p->dtype)) % 16 == 0;
+    };
+    r.k = {const_cast<void *>(t->k), p->k_strides.token, p->k_strides.head,
+           reinterpret_cast<uintptr_t>(t->k) % 16 == 0 && whole(p->k_strides.token) &&
+               whole(p->k_strides.head)};
     r.g = static_cast<const float *>(t->g);
     r.beta = static_cast<const float *>(t->beta);
     r.count = p->T;

@@ -9,6 +9,8 @@ namespace {
 
 // Under the root of the norm, as GDN_FLAG_L2NORM_QK says.
 __device__ constexpr float NORM_EPSILON = 1e-6f;
+// Of a CTA that normalises.
+constexpr int NORM_WARPS = 8, NORM_ROWS = 32;
 
 __device__ float warp_sum(float x) {
     return sum_over_rows(sum_over_columns(x));
@@ -33,18 +35,26 @@ __device__ bool warp_row(const Arguments &a, int heads, int64_t &token, int &hea
     return token < a.T;
 }
 
+// Of the tokens of sequences, which may be few in a sharded sequence's segment pass, and of those
+// that share the last chunk with them.
 template <typename T, typename Y>
 __global__ void normalise_kernel(const __grid_constant__ Arguments a,
                                  const __grid_constant__ Tensor x, int heads, Y *y, bool norm) {
-    int64_t token;
-    int head;
-    if (!warp_row(a, heads, token, head))
-        return;
-    const T *row = row_pointer<T>(x, token, head);
-    const float scale = norm ? 1.0f / sqrtf(row_square(row, a.K) + NORM_EPSILON) : 1.0f;
-    Y *to = y + (token * heads + head) * a.K;
-    for (int i = lane_id(); i < a.K; i += 32)
-        to[i] = from_float<Y>(to_float(row[i]) * scale);
+    const int64_t begin = sequence_start(a, 0), last = sequence_start(a, a.N) + CHUNK<T>;
+    const int64_t end = last < a.T ? last : a.T;
+    const int64_t first = static_cast<int64_t>(blockIdx.x) * NORM_ROWS + threadIdx.x / 32;
+#pragma unroll
+    for (int i = 0; i < NORM_ROWS; i += NORM_WARPS) {
+        const int64_t token = (first + i) / heads;
+        const int head = static_cast<int>((first + i) % heads);
+        if (token < begin || token >= end)
+            continue;
+        const T *row = row_pointer<T>(x, token, head);
+        const float scale = norm ? 1.0f / sqrtf(row_square(row, a.K) + NORM_EPSILON) : 1.0f;
+        Y *to = y + (token * heads + head) * a.K;
+        for (int k = lane_id(); k < a.K; k += 32)
+            to[k] = from_float<Y>(to_float(row[k]) * scale);
+    }
 }
 
 // With y = x / n: dx = (dy - y <y, dy>) / n. Tokens of no sequence get zeros.
@@ -131,6 +141,10 @@ unsigned row_blocks(const Arguments &a, int heads) {
     return static_cast<unsigned>((a.T * heads + 7) / 8);
 }
 
+unsigned norm_blocks(const Arguments &a, int heads) {
+    return static_cast<unsigned>((a.T * heads + NORM_ROWS - 1) / NORM_ROWS);
+}
+
 } // namespace
 
 template <typename T>
@@ -143,15 +157,15 @@ cudaError_t launch_padding(const Arguments &a, cudaStream_t stream) {
 template <typename T>
 cudaError_t launch_normalise(const Arguments &a, const Tensor &x, int heads, T *y,
                              cudaStream_t stream) {
-    return launch_kernel(normalise_kernel<T, T>, dim3(row_blocks(a, heads)), 256, 0, stream, a, x,
-                         heads, y, true);
+    return launch_kernel(normalise_kernel<T, T>, dim3(norm_blocks(a, heads)), 32 * NORM_WARPS, 0,
+                         stream, a, x, heads, y, true);
 }
 
 template <typename T>
 cudaError_t launch_widen(const Arguments &a, const Tensor &x, int heads, bool norm, float *y,
                          cudaStream_t stream) {
-    return launch_kernel(normalise_kernel<T, float>, dim3(row_blocks(a, heads)), 256, 0, stream, a,
-                         x, heads, y, norm);
+    return launch_kernel(normalise_kernel<T, float>, dim3(norm_blocks(a, heads)), 32 * NORM_WARPS,
+                         0, stream, a, x, heads, y, norm);
 }
 
 template <typename T>

@@ -2,8 +2,8 @@
  * shards [TOKENS [REPEATS [staged|nccl]]]: forward and backward of TOKENS tokens a rank by kind of
  * gate: the best of REPEATS, slowest rank; what a rank sends, and how many tokens its segment pass
  * read (0 over NCCL, where only the device knows). Run it under mpirun with 1, 2, ... ranks and
- * compare. On the CPU in fp32, one thread a rank; with staged or nccl on GPUs, in bf16 with 16 and
- * 32 heads.
+ * compare; "normed" is "strong" with q and k normalised by the operator, as a layer wants it. On
+ * the CPU in fp32, one thread a rank; with staged or nccl on GPUs, in bf16 with 16 and 32 heads.
  */
 #include "../dist/problem.h"
 
@@ -161,7 +161,8 @@ int main(int argc, char **argv) {
     static const kind kinds[] = {{"strong", 1.0, 1.0, 0},
                                  {"mixed", 1.0, 0.01, 0},
                                  {"none", 0.0, 1.0, 0},
-                                 {"exact", 1.0, 1.0, GDN_FLAG_EXACT}};
+                                 {"exact", 1.0, 1.0, GDN_FLAG_EXACT},
+                                 {"normed", 1.0, 1.0, GDN_FLAG_L2NORM_QK}};
     const int gpu = argc > 3, nccl = gpu && !strcmp(argv[3], "nccl");
     const machine m = {.backend = gpu ? GDN_BACKEND_CUDA : GDN_BACKEND_CPU,
                        .kernels = GDN_KERNELS_AUTO};
