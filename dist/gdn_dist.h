@@ -30,14 +30,14 @@
  *                 over silent ranks, print one line on stderr in the whole job and end all its
  *                 processes. Nothing else here prints or exits.
  *   Allocation    Messages need small host allocations (a plan's, page-locked, where they are
- *                 staged); tensors and workspace are the caller's.
+ *                 staged); a layer on a device keeps its sequences' bounds there; tensors and
+ *                 workspace are the caller's.
  *
- * On a cuda context the operator's tensors, workspace and saved are memory of its device (the layer
- * is for host backends). Messages then go over NCCL after gdn_dist_use_nccl(), and calls only
- * enqueue; otherwise they are staged through page-locked host memory, and calls wait for the stream
- * up to where the messages have come, as MPI moves what the host can read. What a device decides,
- * it decides without the host: a rank with neighbours on both sides sends after it has received,
- * also where every head is truncated.
+ * On a cuda context tensors, weights, workspace and saved are memory of its device. Messages then
+ * go over NCCL after gdn_dist_use_nccl(), and calls only enqueue; otherwise they are staged through
+ * page-locked host memory, and calls wait for the stream up to where the messages have come, as MPI
+ * moves what the host can read. What a device decides, it decides without the host: a rank with
+ * neighbours on both sides sends after it has received, also where every head is truncated.
  *
  * No MPI, CUDA or NCCL header is included: a communicator crosses as a pointer to it.
  */
@@ -63,6 +63,13 @@ extern "C" {
  */
 typedef struct gdn_transport gdn_transport;
 typedef struct gdn_request gdn_request; /* a started send or receive; freed by wait */
+
+/* Of device_exchange: `bytes` of `data`, which are sent to, or received from, rank `peer`. */
+typedef struct gdn_device_message {
+    int32_t peer, sending;
+    void *data;
+    size_t bytes;
+} gdn_device_message;
 
 struct gdn_transport {
     size_t size;
@@ -105,6 +112,10 @@ struct gdn_transport {
     /* What the stream gets next waits for all of the above. */
     gdn_status (*device_finish)(gdn_transport *transport, gdn_stream stream);
     void *device; /* of these functions */
+    /* All of the messages at once, however their peers order theirs; what the stream gets next
+     * waits for them. */
+    gdn_status (*device_exchange)(gdn_transport *transport, const gdn_device_message *messages,
+                                  int32_t count, gdn_stream stream);
 };
 
 /* ---- The group ---------------------------------------------------------------------------------
@@ -336,7 +347,7 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_sizes(const gdn_dist_layer *l
 
 /* Collective. tensors: this rank's part; as gdn_layer_forward and gdn_layer_backward, with rows of
  * states as in gdn_dist_forward; cu_seqlens, conv_halo, dconv_halo and hooks are ignored; saved is
- * not NULL. */
+ * not NULL. On a cuda context they enqueue, or wait for the stream, as gdn_dist_forward does. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_forward(gdn_dist_layer *layer,
                                                            const gdn_layer_tensors *tensors,
                                                            gdn_stream stream);
@@ -349,7 +360,8 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_traffic(const gdn_dist_layer 
                                                            gdn_dist_traffic *traffic);
 
 /* Collective over the group, WORLD for the gradients of a step: sums each weight gradient over its
- * ranks, in rank order (see all_reduce). */
+ * ranks, in rank order (see all_reduce). dweights: in the host's memory, of the state type. Sums in
+ * a device's are device_all_reduce's. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_reduce(gdn_dist *dist, gdn_dist_group group,
                                                           const gdn_layer *description,
                                                           const gdn_layer_weights *dweights);

@@ -1,8 +1,11 @@
 /*
  * The convolution's halo. Every rank knows which rows each rank wants, so that they go directly
- * from those that hold them; gradients go back the same ways, and are added in rank order.
+ * from those that hold them; gradients go back the same ways, and are added in rank order. Rows of
+ * a device go all at once over NCCL, or through page-locked memory of the host.
  */
 #include "layer.h"
+
+#include "cuda/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,67 +28,123 @@ static char *local_row(const gdn_dist_layer *l, void *rows, int64_t token) {
     return (char *)rows + l->row_bytes * (size_t)(token - l->plan->firsts[l->plan->group->rank]);
 }
 
-/* Waits for requests [0, ranks). */
-static gdn_status wait_all(gdn_dist_layer *l, const char *what) {
+/* ---- Messages ----------------------------------------------------------------------------------
+ */
+
+static void add_message(gdn_dist_layer *l, int32_t *count, int32_t peer, int32_t sending,
+                        void *rows, int64_t number) {
+    const gdn_device_message m = {peer, sending, rows, l->row_bytes * (size_t)number};
+    l->messages[(*count)++] = m;
+}
+
+static gdn_status exchange_on_host(gdn_dist_layer *l, int32_t count, int32_t tag,
+                                   const char *what) {
     gdn_transport *t = l->plan->group;
-    for (int32_t r = 0; r < t->ranks; ++r)
-        GDN_TRY(t->wait(t, l->requests + r, what, NULL));
+    for (int32_t i = 0; i < count; ++i) {
+        const gdn_device_message *m = l->messages + i;
+        GDN_TRY(m->sending ? t->send(t, m->peer, tag, m->data, m->bytes, l->requests + i)
+                           : t->receive(t, m->peer, tag, m->data, m->bytes, l->requests + i));
+    }
+    for (int32_t i = 0; i < count; ++i)
+        GDN_TRY(t->wait(t, l->requests + i, what, NULL));
     return GDN_STATUS_OK;
 }
 
-gdn_status gdni_halo_fetch(gdn_dist_layer *l, const void *qkv, void *halo) {
-    static const char *const what = "gdn_dist_layer_forward: the convolution's halo";
+/* The same through page-locked memory, where messages lie one behind the other. */
+static gdn_status exchange_staged(gdn_dist_layer *l, int32_t count, int32_t tag, const char *what,
+                                  gdn_stream stream) {
+    const gdn_context *context = l->plan->context;
+    gdn_device_message *m = l->messages;
+    char *place = l->pinned;
+    for (int32_t i = 0; i < count; place += m[i++].bytes)
+        if (m[i].sending)
+            GDN_TRY(gdni_stream_copy(context, place, m[i].data, m[i].bytes, stream));
+    GDN_TRY(gdni_stream_wait(context, stream, what));
+    place = l->pinned;
+    for (int32_t i = 0; i < count; place += m[i++].bytes) {
+        l->rows[i] = m[i].data;
+        m[i].data = place;
+    }
+    GDN_TRY(exchange_on_host(l, count, tag, what));
+    for (int32_t i = 0; i < count; ++i)
+        if (!m[i].sending)
+            GDN_TRY(gdni_stream_copy(context, l->rows[i], m[i].data, m[i].bytes, stream));
+    /* The next messages may overwrite what is copied. */
+    return gdni_stream_wait(context, stream, what);
+}
+
+static gdn_status exchange(gdn_dist_layer *l, int32_t count, int32_t tag, const char *what,
+                           gdn_stream stream) {
     gdn_transport *t = l->plan->group;
+    if (count == 0)
+        return GDN_STATUS_OK;
+    if (!l->plan->on_device)
+        return exchange_on_host(l, count, tag, what);
+    return l->pinned ? exchange_staged(l, count, tag, what, stream)
+                     : t->device_exchange(t, l->messages, count, stream);
+}
+
+/* ---- Both directions ---------------------------------------------------------------------------
+ */
+
+gdn_status gdni_halo_fetch(gdn_dist_layer *l, const void *qkv, void *halo, gdn_stream stream) {
+    const gdn_transport *t = l->plan->group;
     int64_t begin, rows;
-    memset(halo, 0, l->halo_bytes);
+    int32_t count = 0;
+    if (l->plan->on_device)
+        GDN_TRY(gdni_stream_zero(l->plan->context, halo, l->halo_bytes, stream));
+    else
+        memset(halo, 0, l->halo_bytes);
     for (int32_t r = 0; r < t->ranks; ++r) {
-        gdn_request **request = l->requests + r;
         if (r < t->rank && (rows = shared_rows(l, t->rank, r, &begin)) > 0)
-            GDN_TRY(t->receive(t, r, GDNI_TAG_HALO, halo_row(l, halo, begin),
-                               l->row_bytes * (size_t)rows, request));
+            add_message(l, &count, r, 0, halo_row(l, halo, begin), rows);
         if (r > t->rank && (rows = shared_rows(l, r, t->rank, &begin)) > 0) {
-            GDN_TRY(t->send(t, r, GDNI_TAG_HALO, local_row(l, (void *)(uintptr_t)qkv, begin),
-                            l->row_bytes * (size_t)rows, request));
+            add_message(l, &count, r, 1, local_row(l, (void *)(uintptr_t)qkv, begin), rows);
             l->forward_bytes += (int64_t)l->row_bytes * rows;
         }
     }
-    return wait_all(l, what);
+    return exchange(l, count, GDNI_TAG_HALO, "gdn_dist_layer_forward: the convolution's halo",
+                    stream);
 }
 
-static void add(gdn_dtype dtype, void *sum, const void *term, size_t count) {
+static gdn_status add(const gdn_dist_layer *l, void *sum, const void *term, size_t bytes,
+                      gdn_stream stream) {
+    const gdn_dtype dtype = l->layer.dtype;
+    const size_t count = bytes / gdn_dtype_size(dtype);
+    if (l->plan->on_device)
+        return gdni_stream_add(l->plan->context, dtype, sum, term, (int64_t)count, stream);
     if (dtype == GDN_DTYPE_FP64)
         for (size_t i = 0; i < count; ++i)
             ((double *)sum)[i] += ((const double *)term)[i];
     else
         for (size_t i = 0; i < count; ++i)
             ((float *)sum)[i] += ((const float *)term)[i];
+    return GDN_STATUS_OK;
 }
 
-gdn_status gdni_halo_return(gdn_dist_layer *l, void *dhalo, void *dqkv, void *incoming) {
-    static const char *const what = "gdn_dist_layer_backward: gradients of the convolution's halo";
-    gdn_transport *t = l->plan->group;
+gdn_status gdni_halo_return(gdn_dist_layer *l, void *dhalo, void *dqkv, void *incoming,
+                            gdn_stream stream) {
+    const gdn_transport *t = l->plan->group;
     int64_t begin, rows;
+    int32_t count = 0;
     char *place = incoming;
     for (int32_t r = 0; r < t->ranks; ++r) {
-        gdn_request **request = l->requests + r;
         if (r < t->rank && (rows = shared_rows(l, t->rank, r, &begin)) > 0) {
-            GDN_TRY(t->send(t, r, GDNI_TAG_HALO_GRADIENT, halo_row(l, dhalo, begin),
-                            l->row_bytes * (size_t)rows, request));
+            add_message(l, &count, r, 1, halo_row(l, dhalo, begin), rows);
             l->backward_bytes += (int64_t)l->row_bytes * rows;
         }
         if (r > t->rank && (rows = shared_rows(l, r, t->rank, &begin)) > 0) {
-            GDN_TRY(t->receive(t, r, GDNI_TAG_HALO_GRADIENT, place, l->row_bytes * (size_t)rows,
-                               request));
+            add_message(l, &count, r, 0, place, rows);
             place += l->row_bytes * (size_t)rows;
         }
     }
-    GDN_TRY(wait_all(l, what));
+    GDN_TRY(exchange(l, count, GDNI_TAG_HALO_GRADIENT,
+                     "gdn_dist_layer_backward: gradients of the convolution's halo", stream));
     place = incoming;
     for (int32_t r = t->rank + 1; r < t->ranks; ++r)
         if ((rows = shared_rows(l, r, t->rank, &begin)) > 0) {
             const size_t bytes = l->row_bytes * (size_t)rows;
-            add(l->layer.dtype, local_row(l, dqkv, begin), place,
-                bytes / gdn_dtype_size(l->layer.dtype));
+            GDN_TRY(add(l, local_row(l, dqkv, begin), place, bytes, stream));
             place += bytes;
         }
     return GDN_STATUS_OK;

@@ -1,6 +1,8 @@
 /* The layer over ranks: its own forward and backward, with the halo and the operator hooked in. */
 #include "layer.h"
 
+#include "cuda/memory.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +64,19 @@ static gdn_status find_sizes(gdn_dist_layer *l, const gdn_context *context) {
     return GDN_STATUS_OK;
 }
 
+/* What a layer on a device keeps besides the caller's memory. */
+static gdn_status find_device_memory(gdn_dist_layer *l, const gdn_context *context) {
+    const size_t bytes = ((size_t)l->layer.N + 1) * sizeof(*l->device_cu_seqlens);
+    const size_t staged = l->halo_bytes + l->incoming_bytes;
+    if (!l->plan->on_device)
+        return GDN_STATUS_OK;
+    GDN_TRY(gdni_device_allocate(context, bytes, (void **)&l->device_cu_seqlens));
+    GDN_TRY(gdni_device_copy(context, l->device_cu_seqlens, l->plan->cu_seqlens, bytes));
+    if (l->plan->group->device_exchange || staged == 0)
+        return GDN_STATUS_OK;
+    return gdni_pinned_allocate(context, staged, (void **)&l->pinned);
+}
+
 static gdn_status set_up(gdn_dist_layer *l, gdn_dist *dist, const gdn_context *context,
                          const gdn_layer *description, const gdn_shard *shard) {
     static const char *const function = "gdn_dist_layer_create";
@@ -75,6 +90,8 @@ static gdn_status set_up(gdn_dist_layer *l, gdn_dist *dist, const gdn_context *c
     l->layer.N = shard->N;
     l->wanted = calloc((size_t)ranks, sizeof(*l->wanted));
     l->requests = calloc((size_t)ranks, sizeof(*l->requests));
+    l->messages = calloc((size_t)ranks, sizeof(*l->messages));
+    l->rows = calloc((size_t)ranks, sizeof(*l->rows));
     if (mine == GDN_STATUS_OK)
         mine = gdn_layer_supported(context, &l->layer);
     if (mine == GDN_STATUS_OK && gdn_context_backend(context) == GDN_BACKEND_CUDA)
@@ -82,7 +99,7 @@ static gdn_status set_up(gdn_dist_layer *l, gdn_dist *dist, const gdn_context *c
                          "%s: backend is cuda, expected reference or cpu: rows of the halo are "
                          "those of the host",
                          function);
-    if (mine == GDN_STATUS_OK && (!l->wanted || !l->requests))
+    if (mine == GDN_STATUS_OK && (!l->wanted || !l->requests || !l->messages || !l->rows))
         mine = gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory", function);
     snprintf(text, sizeof(text), "D %d; conv_width %d; norm_eps %.17g; flags 0x%x", l->layer.D,
              l->layer.conv_width, l->layer.norm_eps, l->layer.flags);
@@ -91,9 +108,12 @@ static gdn_status set_up(gdn_dist_layer *l, gdn_dist *dist, const gdn_context *c
     GDN_TRY(gdn_dist_plan_create(&l->plan, dist, context, &problem, shard));
     l->layer.T = l->plan->problem.T;
     l->layer.N = l->plan->problem.N;
+    l->layer.flags |= GDN_LAYER_HOOKED_OPERATOR;
     gdn_status status = gather_wanted(l);
     if (status == GDN_STATUS_OK)
         status = find_sizes(l, context);
+    if (status == GDN_STATUS_OK)
+        status = find_device_memory(l, context);
     return gdni_dist_end(dist, status);
 }
 
@@ -117,9 +137,15 @@ gdn_status gdn_dist_layer_create(gdn_dist_layer **out, gdn_dist *dist, const gdn
 void gdn_dist_layer_destroy(gdn_dist_layer *l) {
     if (!l)
         return;
+    if (l->device_cu_seqlens)
+        gdni_device_release(l->plan->context, l->device_cu_seqlens);
+    if (l->pinned)
+        gdni_pinned_release(l->plan->context, l->pinned);
     gdn_dist_plan_destroy(l->plan);
     free(l->wanted);
     free(l->requests);
+    free(l->messages);
+    free(l->rows);
     free(l);
 }
 
@@ -149,17 +175,18 @@ typedef struct layer_call {
     gdn_dist_layer *layer;
     gdn_layer_tensors tensors;
     gdn_layer_hooks hooks;
+    gdn_stream stream;
     char *operator_workspace, *operator_saved, *halo, *dhalo, *incoming;
 } layer_call;
 
 static gdn_status on_projected(void *user, const void *qkv) {
     const layer_call *c = user;
-    return gdni_halo_fetch(c->layer, qkv, c->halo);
+    return gdni_halo_fetch(c->layer, qkv, c->halo, c->stream);
 }
 
 static gdn_status on_convolved(void *user, void *dqkv) {
     const layer_call *c = user;
-    return gdni_halo_return(c->layer, c->dhalo, dqkv, c->incoming);
+    return gdni_halo_return(c->layer, c->dhalo, dqkv, c->incoming, c->stream);
 }
 
 static gdn_tensors operator_tensors(const layer_call *c, const gdn_tensors *from, size_t bytes) {
@@ -218,7 +245,7 @@ static gdn_status open_call(gdn_dist_layer *l, const char *function, int backwar
     t->saved = c->halo + aligned(l->halo_bytes);
     t->workspace = work;
     t->workspace_size = backward ? l->inner.backward_workspace : l->inner.forward_workspace;
-    t->cu_seqlens = l->plan->cu_seqlens;
+    t->cu_seqlens = l->plan->on_device ? l->device_cu_seqlens : l->plan->cu_seqlens;
     t->conv_halo = l->plan->part.from_left ? c->halo : NULL;
     t->dconv_halo = l->plan->part.from_left && backward ? c->dhalo : NULL;
     c->hooks = hooks;
@@ -231,7 +258,7 @@ typedef gdn_status (*layer_function)(const gdn_context *, const gdn_layer *,
 
 static gdn_status run(gdn_dist_layer *l, const char *function, int backward, layer_function compute,
                       const gdn_layer_tensors *tensors, gdn_stream stream) {
-    layer_call c = {.layer = l};
+    layer_call c = {.layer = l, .stream = stream};
     gdni_clear_error();
     GDNI_REQUIRE(l != NULL, "%s: layer is NULL", function);
     GDN_TRY(gdni_dist_begin(l->plan->dist, function));
@@ -278,9 +305,10 @@ gdn_status gdn_dist_layer_reduce(gdn_dist *dist, gdn_dist_group group, const gdn
     GDN_TRY(gdni_dist_begin(dist, function));
     gdn_status status = GDN_STATUS_OK;
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]) && status == GDN_STATUS_OK; ++i)
-        status = all[i].data ? t->all_reduce(t, layer->dtype, all[i].data, all[i].count,
-                                             "gdn_dist_layer_reduce: weight gradients")
-                             : gdni_fail(GDN_STATUS_INVALID_ARGUMENT,
-                                         "%s: a member of dweights is NULL", function);
+        status = all[i].data
+                     ? t->all_reduce(t, gdni_state_dtype(layer->dtype), all[i].data, all[i].count,
+                                     "gdn_dist_layer_reduce: weight gradients")
+                     : gdni_fail(GDN_STATUS_INVALID_ARGUMENT, "%s: a member of dweights is NULL",
+                                 function);
     return gdni_dist_end(dist, status);
 }

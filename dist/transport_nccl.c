@@ -20,12 +20,13 @@ typedef enum operation {
     NOTHING,
     SEND,
     RECEIVE,
+    EXCHANGE,
     SUM
 } operation;
 
 enum {
     UUID = 16,
-    OPERATIONS = 4, /* a mark is peer * OPERATIONS + operation */
+    OPERATIONS = 8, /* a mark is peer * OPERATIONS + operation */
     MARKS = 2       /* words of the host that marks go to */
 };
 
@@ -104,6 +105,27 @@ static gdn_status device_receive(gdn_transport *t, int32_t from, void *data, siz
     return device_finish(t, stream);
 }
 
+static gdn_status device_exchange(gdn_transport *t, const gdn_device_message *messages,
+                                  int32_t count, gdn_stream stream) {
+    const device_group *g = t->device;
+    ncclResult_t result = ncclSuccess;
+    if (count == 0)
+        return GDN_STATUS_OK;
+    GDN_TRY(begin(g, EXCHANGE, 0, stream));
+    NCCL_TRY(ncclGroupStart(), "ncclGroupStart", g->communicator);
+    for (int32_t i = 0; i < count && result == ncclSuccess; ++i) {
+        const gdn_device_message *m = messages + i;
+        result =
+            m->sending
+                ? ncclSend(m->data, m->bytes, ncclUint8, m->peer, g->communicator, g->nccl->stream)
+                : ncclRecv(m->data, m->bytes, ncclUint8, m->peer, g->communicator, g->nccl->stream);
+    }
+    const ncclResult_t ended = ncclGroupEnd();
+    NCCL_TRY(result == ncclSuccess ? ended : result, "ncclSend and ncclRecv", g->communicator);
+    GDN_TRY(mark(g, NOTHING, 0));
+    return device_finish(t, stream);
+}
+
 static gdn_status device_all_reduce(gdn_transport *t, gdn_dtype dtype, void *data, int64_t count,
                                     gdn_stream stream) {
     const device_group *g = t->device;
@@ -123,7 +145,8 @@ static gdn_status device_all_reduce(gdn_transport *t, gdn_dtype dtype, void *dat
 
 /* Marks come in pairs: an odd number of them is an operation under way. */
 static int is_waiting(void *user, gdni_wait *wait) {
-    static const char *const names[OPERATIONS] = {"", "a send", "a receive", "a sum"};
+    static const char *const names[OPERATIONS] = {"", "a send", "a receive", "an exchange",
+                                                  "a sum"};
     struct gdni_nccl *n = user;
     const volatile uint32_t *marks = n->marks;
     const uint32_t count = marks[0], what = marks[1];
@@ -135,8 +158,9 @@ static int is_waiting(void *user, gdni_wait *wait) {
     if (count % 2 == 0 || op == NOTHING)
         return 0;
     wait->since = n->since;
-    wait->peer = op == SUM ? GDNI_ALL : (int32_t)(what / OPERATIONS);
-    if (op == SUM)
+    const int with_all = op == SUM || op == EXCHANGE;
+    wait->peer = with_all ? GDNI_ALL : (int32_t)(what / OPERATIONS);
+    if (with_all)
         snprintf(wait->what, sizeof(wait->what), "%s over NCCL", names[op]);
     else
         snprintf(wait->what, sizeof(wait->what), "%s over NCCL, %s rank %d", names[op],
@@ -273,6 +297,7 @@ static gdn_status set_up(struct gdni_nccl *n, const ncclComm_t *given, const ncc
         t->device_receive = device_receive;
         t->device_all_reduce = device_all_reduce;
         t->device_finish = device_finish;
+        t->device_exchange = device_exchange;
         t->device = &n->groups[i];
     }
     return GDN_STATUS_OK;

@@ -98,6 +98,9 @@ typedef struct gdni_sharding_step {
 } gdni_sharding_step;
 int gdni_sharding_apply(const gdni_cuda_device *device, const gdn_problem *problem,
                         const gdni_sharding_step *step, gdn_stream stream);
+/* sum[count] += term[count], fp32 or bf16 */
+int gdni_sharding_add(int device, gdn_dtype dtype, void *sum, const void *term, int64_t count,
+                      gdn_stream stream);
 /* words[1] = what, then ++words[0]: for a host that looks on. words: page-locked host memory. */
 int gdni_sharding_mark(int device, uint32_t *words, uint32_t what, gdn_stream stream);
 

@@ -188,10 +188,24 @@ __global__ void __launch_bounds__(256)
     }
 }
 
+template <typename T>
+__global__ void add_kernel(T *sum, const T *term, int64_t count) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < count)
+        sum[i] = from_float<T>(to_float(sum[i]) + to_float(term[i]));
+}
+
 __global__ void mark_kernel(volatile uint32_t *words, uint32_t what) {
     words[1] = what;
     __threadfence_system();
     words[0] = words[0] + 1;
+}
+
+template <typename T>
+cudaError_t launch_add(void *sum, const void *term, int64_t count, cudaStream_t stream) {
+    return launch_kernel(add_kernel<T>,
+                         dim3(static_cast<unsigned>((count + THREADS - 1) / THREADS)), THREADS, 0,
+                         stream, static_cast<T *>(sum), static_cast<const T *>(term), count);
 }
 
 template <typename T>
@@ -267,6 +281,15 @@ int gdni_sharding_apply(const gdni_cuda_device *device, const gdn_problem *p,
     const size_t shared = sizeof(float) * gdni::APPLY_ROWS * static_cast<size_t>(p->K);
     return gdni::launch_kernel(gdni::apply_kernel, grid, p->V < 256 ? p->V : 256, shared, stream,
                                *step, p->K, p->V);
+}
+
+int gdni_sharding_add(int device, gdn_dtype dtype, void *sum, const void *term, int64_t count,
+                      gdn_stream stream) {
+    const gdni::DeviceGuard guard(device);
+    if (guard.error() != cudaSuccess)
+        return guard.error();
+    return dtype == GDN_DTYPE_BF16 ? gdni::launch_add<gdni::bf16>(sum, term, count, stream)
+                                   : gdni::launch_add<float>(sum, term, count, stream);
 }
 
 int gdni_sharding_mark(int device, uint32_t *words, uint32_t what, gdn_stream stream) {

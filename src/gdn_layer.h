@@ -28,10 +28,11 @@ extern "C" {
  */
 
 typedef enum gdn_layer_flag {
-    GDN_LAYER_ACCUMULATE = 1 << 0,  /* add to the weight gradients instead of overwriting them */
-    GDN_LAYER_EXACT = 1 << 1,       /* GDN_FLAG_EXACT for the operator */
-    GDN_LAYER_SAVE_STATES = 1 << 2, /* GDN_FLAG_SAVE_STATES for the operator */
-    GDN_LAYER_SAVE_INVERSE = 1 << 3 /* GDN_FLAG_SAVE_INVERSE for the operator */
+    GDN_LAYER_ACCUMULATE = 1 << 0,     /* add to the weight gradients instead of overwriting them */
+    GDN_LAYER_EXACT = 1 << 1,          /* GDN_FLAG_EXACT for the operator */
+    GDN_LAYER_SAVE_STATES = 1 << 2,    /* GDN_FLAG_SAVE_STATES for the operator */
+    GDN_LAYER_SAVE_INVERSE = 1 << 3,   /* GDN_FLAG_SAVE_INVERSE for the operator */
+    GDN_LAYER_HOOKED_OPERATOR = 1 << 4 /* hooks compute it: no memory is kept for it */
 } gdn_layer_flag;
 
 typedef struct gdn_layer {

@@ -79,3 +79,9 @@ gdn_status gdni_stream_zero(const gdn_context *context, void *to, size_t bytes, 
     const int error = gdni_cuda_stream_zero(context->device, to, bytes, stream);
     return STATUS(error, GDN_STATUS_CUDA_ERROR, "clearing %zu bytes", bytes);
 }
+
+gdn_status gdni_stream_add(const gdn_context *context, gdn_dtype dtype, void *sum, const void *term,
+                           int64_t count, gdn_stream stream) {
+    const int error = gdni_sharding_add(context->device, dtype, sum, term, count, stream);
+    return STATUS(error, GDN_STATUS_CUDA_ERROR, "adding %lld numbers", (long long)count);
+}

@@ -26,6 +26,9 @@ GDN_API gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream strea
                                     const char *what);
 GDN_API gdn_status gdni_stream_zero(const gdn_context *context, void *to, size_t bytes,
                                     gdn_stream stream);
+/* Enqueues sum[count] += term[count], fp32 or bf16. */
+GDN_API gdn_status gdni_stream_add(const gdn_context *context, gdn_dtype dtype, void *sum,
+                                   const void *term, int64_t count, gdn_stream stream);
 #else
 /* No context has a device here. */
 static inline gdn_status gdni_no_device(void) {
@@ -62,6 +65,10 @@ static inline gdn_status gdni_stream_wait(const gdn_context *context, gdn_stream
 }
 static inline gdn_status gdni_stream_zero(const gdn_context *context, void *to, size_t bytes,
                                           gdn_stream stream) {
+    return gdni_no_device();
+}
+static inline gdn_status gdni_stream_add(const gdn_context *context, gdn_dtype dtype, void *sum,
+                                         const void *term, int64_t count, gdn_stream stream) {
     return gdni_no_device();
 }
 #endif

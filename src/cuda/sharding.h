@@ -18,7 +18,6 @@ GDN_API gdn_status gdni_device_identity(const gdn_context *context, const gdn_pr
                                         void *to, gdn_stream stream);
 GDN_API gdn_status gdni_device_apply(const gdn_context *context, const gdn_problem *problem,
                                      const gdni_sharding_step *step, gdn_stream stream);
-
 /* A stream for messages beside the caller's, and events to tie the two together. */
 GDN_API gdn_status gdni_device_side_stream(const gdn_context *context, gdn_stream *stream);
 GDN_API gdn_status gdni_device_event_create(const gdn_context *context, gdni_event *event);

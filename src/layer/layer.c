@@ -196,6 +196,10 @@ static gdn_status begin(const char *function, const gdn_context *context, const 
     if (t->hooks)
         GDN_TRY(gdni_copy_struct(function, &call->hooks, sizeof(call->hooks), t->hooks,
                                  t->hooks->size));
+    GDNI_REQUIRE(!(layer->flags & GDN_LAYER_HOOKED_OPERATOR) ||
+                     (backward ? call->hooks.backward : call->hooks.forward),
+                 "%s: flags has HOOKED_OPERATOR, expected hooks.%s", function,
+                 backward ? "backward" : "forward");
     GDN_TRY(copy_weights(function, "weights", t->weights, &call->weights));
     if (backward)
         GDN_TRY(copy_weights(function, "dweights", t->dweights, &call->dweights));

@@ -15,8 +15,8 @@ static void *take(cursor *c, size_t bytes) {
 }
 
 static gdn_status check(const char *function, const gdn_layer *p) {
-    const uint32_t known =
-        GDN_LAYER_ACCUMULATE | GDN_LAYER_EXACT | GDN_LAYER_SAVE_STATES | GDN_LAYER_SAVE_INVERSE;
+    const uint32_t known = GDN_LAYER_ACCUMULATE | GDN_LAYER_EXACT | GDN_LAYER_SAVE_STATES |
+                           GDN_LAYER_SAVE_INVERSE | GDN_LAYER_HOOKED_OPERATOR;
     GDNI_REQUIRE(!(p->flags & ~known), "%s: flags has unknown bits 0x%x", function,
                  p->flags & ~known);
     GDNI_RANGE(T, 0, INT32_MAX); /* what the matrix product takes */
@@ -92,7 +92,8 @@ gdn_status gdni_layer_plan_make(const char *function, const gdn_context *context
     problem.q_strides.token = problem.k_strides.token = problem.v_strides.token = plan->C;
     GDN_TRY(gdni_problem_check(function, &problem, &plan->problem));
     GDN_TRY(context->ops->supported(context, &plan->problem));
-    context->ops->sizes(context, &plan->problem, &plan->operator_sizes);
+    if (!(p->flags & GDN_LAYER_HOOKED_OPERATOR))
+        context->ops->sizes(context, &plan->problem, &plan->operator_sizes);
     return find_part_workspace(context, plan);
 }
 
