@@ -94,11 +94,6 @@ static gdn_status set_up(gdn_dist_layer *l, gdn_dist *dist, const gdn_context *c
     l->rows = calloc((size_t)ranks, sizeof(*l->rows));
     if (mine == GDN_STATUS_OK)
         mine = gdn_layer_supported(context, &l->layer);
-    if (mine == GDN_STATUS_OK && gdn_context_backend(context) == GDN_BACKEND_CUDA)
-        mine = gdni_fail(GDN_STATUS_UNSUPPORTED,
-                         "%s: backend is cuda, expected reference or cpu: rows of the halo are "
-                         "those of the host",
-                         function);
     if (mine == GDN_STATUS_OK && (!l->wanted || !l->requests || !l->messages || !l->rows))
         mine = gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory", function);
     snprintf(text, sizeof(text), "D %d; conv_width %d; norm_eps %.17g; flags 0x%x", l->layer.D,
