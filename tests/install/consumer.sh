@@ -1,6 +1,6 @@
-# consumer.sh BUILD_DIR CONSUMER_DIR EXAMPLE_DIR: installs into a temporary prefix and builds programs against it.
+# consumer.sh BUILD_DIR CONSUMER_DIR EXAMPLE_DIR NCCL_EXAMPLE_DIR: installs into a temporary prefix and builds programs against it.
 set -euo pipefail
-build=$1 source=$2 example=$3
+build=$1 source=$2 example=$3 nccl_example=$4
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -18,6 +18,16 @@ cmake -S "$work/example" -B "$work/example/build" -DCMAKE_PREFIX_PATH="$work/pre
     -DCMAKE_BUILD_TYPE=Release >/dev/null
 cmake --build "$work/example/build" -- -s
 "$work/example/build/cpp_trainer"
+
+# Built wherever NCCL is; run where there is a GPU, too.
+if "$work/prefix/bin/gdn" info | grep -q '^NCCL *[0-9]'; then
+    cp -r "$nccl_example" "$work/nccl"
+    cmake -S "$work/nccl" -B "$work/nccl/build" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
+    cmake --build "$work/nccl/build" -- -s
+    if nvidia-smi >/dev/null 2>&1; then
+        mpirun -n 1 --allow-run-as-root "$work/nccl/build/own_communicators"
+    fi
+fi
 
 PKG_CONFIG_PATH=$(dirname "$(find "$work/prefix" -name gdn.pc)")
 libdir=$(dirname "$PKG_CONFIG_PATH")
