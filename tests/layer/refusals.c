@@ -120,7 +120,7 @@ static void test_layer(const gdn_context *cpu) {
     REFUSED(layer.conv_width = 0, invalid, "conv_width is 0");
     REFUSED((layer.Hv = 3, layer.Hk = 2), invalid, "Hv is 3", "Hk = 2");
     REFUSED(layer.K = 300, invalid, "K is 300");
-    REFUSED(layer.flags = 8, invalid, "flags", "0x8");
+    REFUSED(layer.flags = 32, invalid, "flags", "0x20");
     REFUSED(layer.norm_eps = 0, invalid, "norm_eps is 0");
     REFUSED(layer.scale = (double)NAN, invalid, "scale");
     REFUSED(layer.decay_threshold = 1, invalid, "decay_threshold is 1");
@@ -148,6 +148,10 @@ static void test_layer(const gdn_context *cpu) {
     change;                                                                                        \
     PART_REFUSED(gdn_layer_forward(cpu, &good, &t, NULL), status, "gdn_layer_forward", __VA_ARGS__)
     CHECK(gdn_layer_forward(cpu, &good, &complete, NULL) == GDN_STATUS_OK, "%s", gdn_last_error());
+    layer = good;
+    layer.flags = GDN_LAYER_HOOKED_OPERATOR;
+    PART_REFUSED(gdn_layer_forward(cpu, &layer, &complete, NULL), invalid, "gdn_layer_forward",
+                 "HOOKED_OPERATOR", "hooks.forward");
     PART_REFUSED(gdn_layer_forward(cpu, &good, NULL, NULL), invalid, "tensors is NULL");
     REFUSED(t.x = NULL, invalid, "x is NULL");
     REFUSED(t.out = NULL, invalid, "out is NULL");
