@@ -19,7 +19,7 @@ namespace gdni {
 namespace {
 
 constexpr int BLOCK = GDNI_RUN_BLOCK, THREADS = 256, WARPS = THREADS / 32;
-constexpr int DECIDE_WARPS = 32, APPLY_ROWS = 16;
+constexpr int DECIDE_WARPS = 16, APPLY_ROWS = 16;
 
 __device__ double warp_sum(double x) {
     for (int step = 16; step > 0; step /= 2)
