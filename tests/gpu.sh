@@ -104,10 +104,17 @@ sanitize() {
 }
 
 bench() {
-    local commit=${GDN_COMMIT:-} code
+    local commit=${GDN_COMMIT:-} code rows
     [ -n "$commit" ] || commit=$(git rev-parse --short HEAD 2>/dev/null || cat COMMIT 2>/dev/null || echo unknown)
     "$folder/bin/gdn" bench --rows tests/bench/published_h200.csv --commit "$commit"
     code=$?
+    # These want the memory of an H200.
+    if [ "$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -1)" -gt 130000 ]; then
+        for rows in groups lengths; do
+            "$folder/bin/gdn" bench --rows "tests/bench/$rows.csv" --label "$rows" --repeat 10 --commit "$commit" ||
+                code=1
+        done
+    fi
     "$folder/bin/gdn" bench --memory && return $code
 }
 

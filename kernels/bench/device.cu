@@ -107,22 +107,27 @@ int gdni_bench_poison(void *memory, size_t bytes, gdn_stream stream) {
     return cudaMemsetAsync(memory, 0xff, bytes, stream);
 }
 
-int gdni_bench_fetch(const gdni_bench_slice *s, float *host, gdn_stream stream) {
-    const size_t bytes = sizeof(float) * static_cast<size_t>(s->rows * s->count);
+int gdni_bench_gather(const gdni_bench_slice *s, float *out, gdn_stream stream) {
     const int64_t blocks = (s->rows * s->count + THREADS - 1) / THREADS;
     const unsigned grid = static_cast<unsigned>(blocks > 4096 ? 4096 : blocks);
-    void *dense;
-    if (!bytes)
+    if (!blocks)
         return cudaSuccess;
-    BENCH_TRY(cudaMalloc(&dense, bytes));
-    float *out = static_cast<float *>(dense);
     if (s->dtype == GDN_DTYPE_BF16)
         slice_kernel<<<grid, THREADS, 0, stream>>>(out, static_cast<const __nv_bfloat16 *>(s->x),
                                                    s->rows, s->width, s->first, s->count);
     else
         slice_kernel<<<grid, THREADS, 0, stream>>>(out, static_cast<const float *>(s->x), s->rows,
                                                    s->width, s->first, s->count);
-    cudaError_t error = cudaGetLastError();
+    return cudaGetLastError();
+}
+
+int gdni_bench_fetch(const gdni_bench_slice *s, float *host, gdn_stream stream) {
+    const size_t bytes = sizeof(float) * static_cast<size_t>(s->rows * s->count);
+    void *dense;
+    if (!bytes)
+        return cudaSuccess;
+    BENCH_TRY(cudaMalloc(&dense, bytes));
+    int error = gdni_bench_gather(s, static_cast<float *>(dense), stream);
     if (error == cudaSuccess)
         error = cudaStreamSynchronize(stream);
     if (error == cudaSuccess)

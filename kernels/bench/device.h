@@ -87,6 +87,8 @@ typedef struct gdni_bench_slice {
 } gdni_bench_slice;
 
 int gdni_bench_fetch(const gdni_bench_slice *slice, float *host, gdn_stream stream);
+/* The same in the device's memory; does not wait. */
+int gdni_bench_gather(const gdni_bench_slice *slice, float *out, gdn_stream stream);
 
 /* |x - y| / |y| of every head of x, y [rows, heads, dim] of the same dtype; error [heads] in host
  * memory. Where |y| is 0 it is |x|. */

@@ -11,7 +11,6 @@ printed. Needs torch and transformers.
 
 import argparse
 import csv
-import ctypes
 import os
 import pathlib
 import platform
@@ -22,107 +21,10 @@ import time
 import torch
 from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
 
-BACKEND_CPU = 2
-TENSORS = (
-    "q k v g beta cu_seqlens initial_state o final_state saved do dht "
-    "dq dk dv dg dbeta dh0 workspace"
-).split()
-FLAGS = {"none": 0, "save": (1 << 1) | (1 << 2)}
+from binding import SAVE_INVERSE, SAVE_STATES, Gdn
+
+FLAGS = {"none": 0, "save": SAVE_STATES | SAVE_INVERSE}
 TOLERANCE = 1e-4  # both are fp32; a wrong factor or a missing term shows far above it
-
-
-class Config(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("backend", ctypes.c_int),
-        ("device", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-    ]
-
-
-class Problem(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("dtype", ctypes.c_int),
-        ("flags", ctypes.c_uint32),
-        ("T", ctypes.c_int64),
-        ("N", ctypes.c_int64),
-        ("Hk", ctypes.c_int32),
-        ("Hv", ctypes.c_int32),
-        ("K", ctypes.c_int32),
-        ("V", ctypes.c_int32),
-        ("scale", ctypes.c_double),
-        ("decay_threshold", ctypes.c_double),
-        ("strides", ctypes.c_int64 * 8),
-    ]
-
-
-class Tensors(ctypes.Structure):
-    _fields_ = (
-        [("size", ctypes.c_size_t)]
-        + [(name, ctypes.c_void_p) for name in TENSORS]
-        + [("workspace_size", ctypes.c_size_t)]
-    )
-
-
-class Sizes(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in "size forward_workspace backward_workspace segment_workspace saved".split()
-    ]
-
-
-class Gdn:
-    """gdn_forward and gdn_backward of one problem, memory from torch."""
-
-    def __init__(self, library, threads, flags, inputs):
-        self.lib = ctypes.CDLL(library)
-        self.lib.gdn_last_error.restype = ctypes.c_char_p
-        self.lib.gdn_build_features.restype = ctypes.c_char_p
-        self.context = ctypes.c_void_p()
-        config = Config(ctypes.sizeof(Config), BACKEND_CPU, 0, threads)
-        self.check(self.lib.gdn_context_create(ctypes.byref(self.context), ctypes.byref(config)))
-        T, Hk, K = inputs["q"].shape
-        Hv, V = inputs["v"].shape[1:]
-        self.problem = Problem(ctypes.sizeof(Problem), 0, flags, T, 1, Hk, Hv, K, V)
-        sizes = Sizes(ctypes.sizeof(Sizes))
-        self.check(
-            self.lib.gdn_problem_sizes(
-                self.context, ctypes.byref(self.problem), ctypes.byref(sizes)
-            )
-        )
-        self.memory = dict(inputs)
-        for name, like in dict(
-            o="v", dq="q", dk="k", dv="v", dg="g", dbeta="beta"
-        ).items():
-            self.memory[name] = torch.full_like(inputs[like], float("nan"))
-        self.tensors = Tensors(ctypes.sizeof(Tensors))
-        for name, tensor in self.memory.items():
-            setattr(self.tensors, name, tensor.data_ptr())
-        workspace = max(sizes.forward_workspace, sizes.backward_workspace)
-        self.buffers = [torch.zeros(size + 256, dtype=torch.uint8) for size in (workspace, sizes.saved)]
-        at = [(b.data_ptr() + 255) // 256 * 256 for b in self.buffers]
-        self.tensors.workspace, self.tensors.saved = at
-        self.tensors.workspace_size = workspace
-
-    def check(self, status):
-        if status:
-            sys.exit(f"libgdn: {self.lib.gdn_last_error().decode()}")
-
-    def call(self, name):
-        function = getattr(self.lib, name)
-        self.check(
-            function(self.context, ctypes.byref(self.problem), ctypes.byref(self.tensors), None)
-        )
-
-    def forward(self):
-        self.call("gdn_forward")
-
-    def backward(self):
-        self.call("gdn_backward")
-
-    def results(self):
-        return {n: self.memory[n] for n in "o dq dk dv dg dbeta".split()}
 
 
 class Torch:
@@ -198,7 +100,7 @@ def main():
     for threads in a.threads:
         torch.set_num_threads(threads)
         for name, flags in FLAGS.items():
-            gdn, peer = Gdn(a.library, threads, flags, inputs), Torch(inputs)
+            gdn, peer = Gdn(a.library, "cpu", inputs, flags, threads), Torch(inputs)
             times = {k: [] for k in ("gdn forward", "gdn backward", "torch forward", "torch backward")}
             for round_ in range(a.repeat + 1):
                 for label, side in (("gdn", gdn), ("torch", peer)):

@@ -2,6 +2,8 @@
 """gdn bench --rows, --summary, --memory and gdn plot of a table: what needs no GPU.
 
     bench.py GDN FOLDER PUBLISHED_CSV
+
+The other tables of rows lie beside the published one.
 """
 import os
 import shutil
@@ -87,6 +89,8 @@ for text, has in (
     (HEAD + "fwd,m,2,8,64,fast\n", "their_ms: expected a time in milliseconds or nothing, found 'fast'"),
     (HEAD + "fwd,m,2,8,64,-1\n", "their_ms: expected a time"),
     (HEAD + "fwd,m,2,8,64,nan\n", "their_ms: expected a time"),
+    (HEAD.replace("their_ms", "saved") + "fwd,m,2,8,64,all\n",
+     "bad.csv:2: saved: expected nothing, inverse or states, found 'all'"),
     ("pass,model,h_k,h_v,lengths,libgdn_ms\nfwd,m,2,8,64,1\n", "found the column libgdn_ms of results"),
     ("," * 70 + "\n", "at most 64 columns"),
     ("x" * 70000 + "\n", "characters a line"),
@@ -95,13 +99,18 @@ for text, has in (
 fails(2, "bench", "--rows", "absent.csv", has="absent.csv: cannot read")
 fails(2, "bench", "--summary", "good.csv", has="expected a column libgdn_ms")
 
-# The published table is read whole; without a device that is where it ends.
-r = run("bench", "--rows", published, "-o", "results")
-if r.returncode == 3:
-    check(r.stderr.count("\n") == 1 and "cuda" in r.stderr, r.stderr)
-    check(not os.path.exists("results"), "a folder was made without a device")
-else:
-    print("this machine has a device: the missing one is not tested")
+write("saved.csv", HEAD.replace("their_ms", "saved") + "bwd,m,2,8,64,states\n")
+fails(2, "bench", "--rows", "saved.csv", "--save", has="--save: the rows of saved.csv say themselves")
+
+# The tables are read whole; without a device that is where it ends.
+for table in (published, *(os.path.join(os.path.dirname(published), t) for t in ("groups.csv", "lengths.csv"))):
+    r = run("bench", "--rows", table, "-o", "results", "--filter", "fwd/16/32/1024", "--filter", "*/16/48/8192",
+            "--filter", "bwd/2/4/8192")
+    if r.returncode == 3:
+        check(r.stderr.count("\n") == 1 and "cuda" in r.stderr, r.stderr)
+        check(not os.path.exists("results"), "a folder was made without a device")
+    else:
+        check(r.returncode == 0, r.stdout + r.stderr)
 
 # The summary: geomeans by hand. fwd their_ms / ours: 2, 0.5 and, with 64 or more pairs, 8 and 0.5.
 write("result.csv", "# said\npass,model,h_k,h_v,lengths,a_ms,b_ms,libgdn_ms,libgdn_cold_ms\n"

@@ -60,6 +60,18 @@ static void test_table(void) {
         CHECK(bench_row_matches(r, &t, filters[i].filter) == filters[i].first &&
                   bench_row_matches(r + 1, &t, filters[i].filter) == filters[i].second,
               "%s", filters[i].filter);
+    CHECK(r->saved == -1 && bench_row_saved(r, 0) == BENCH_NOTHING &&
+              bench_row_saved(r + 1, 0) == BENCH_INVERSE && bench_row_saved(r, 1) == BENCH_STATES,
+          "what is saved");
+    bench_table_free(&t);
+    write_text("saved.csv", "saved,pass,model,h_k,h_v,lengths\nstates,fwd,m,2,8,64\n"
+                            "nothing,bwd,m,2,8,64+64\n");
+    CHECK(bench_table_read(&t, "saved.csv") == GDN_STATUS_OK, "%s", gdn_last_error());
+    CHECK(bench_row_saved(t.rows, 0) == BENCH_STATES &&
+              bench_row_saved(t.rows + 1, 1) == BENCH_NOTHING,
+          "a row says itself what is saved");
+    bench_row_name(t.rows + 1, name, sizeof(name));
+    CHECK(!strcmp(name, "bwd 2/8 2x64, nothing saved"), "%s", name);
     bench_table_free(&t);
 }
 
@@ -77,6 +89,7 @@ static void test_result(void) {
                            .segments = 4,
                            .clock = 1900,
                            .workspace = 4096,
+                           .saved = 512,
                            .backend = "cuda"};
     bench_output out;
     bench_table rows, t;
@@ -102,6 +115,7 @@ static void test_result(void) {
                  {"libgdn_gbps", "1", ""},
                  {"segments", "4", ""},
                  {"workspace_bytes", "4096", "4096"},
+                 {"saved_bytes", "512", "512"},
                  {"min_ms", "1.5000", ""},
                  {"sm_mhz", "1900", "1900"}};
     for (size_t i = 0; i < sizeof(cells) / sizeof(cells[0]); ++i) {

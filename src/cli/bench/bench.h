@@ -8,7 +8,8 @@
  *   work.c       least work, least bytes, the floor
  *   summary.c    speed against the table's other columns
  *   call.c       a row's memory and inputs on the device
- *   measure.c    its times, and its results to the checks (absent.c: a build without CUDA)
+ *   measure.c    its times (absent.c: a build without CUDA)
+ *   sample.c     its results to the checks, or checked on the device
  *   tensors.c    shapes and dtypes of the operator's tensors
  *   check.c      the timed results against float64, on threads of their own
  *   clock.c      the device's clock and driver through NVML
@@ -31,10 +32,18 @@ enum {
 
 /* ---- Tables ---- */
 
+/* What forward keeps for backward. */
+typedef enum bench_saved {
+    BENCH_NOTHING,
+    BENCH_INVERSE, /* and the gate's sums */
+    BENCH_STATES   /* and the inverse */
+} bench_saved;
+
 typedef struct bench_row {
     char *text;   /* the line; cells point into it */
     char **cells; /* one a column */
     int backward;
+    int saved; /* bench_saved; -1: the table does not say */
     int32_t Hk, Hv;
     int64_t N, *cu; /* [N + 1]; cu[N] tokens */
 } bench_row;
@@ -59,6 +68,9 @@ double bench_table_number(const bench_row *row, int column);
 int bench_is_rival(const char *column);
 /* "fwd 16/32 8x4096": lengths that repeat are counted. */
 void bench_row_name(const bench_row *row, char *name, size_t size);
+/* As the row says; if it does not, what `save` asks for, or the published table: the inverse in
+ * backward. */
+bench_saved bench_row_saved(const bench_row *row, int save);
 /* Whether a row is meant by PASS/HK/HV/LENGTHS; parts may be missing at the end, * is any. */
 int bench_row_matches(const bench_row *row, const bench_table *table, const char *filter);
 
@@ -79,13 +91,13 @@ bench_work bench_least(int backward, int states_saved, int32_t Hk, int32_t Hv, i
 /* Times are NaN until measured. */
 typedef struct bench_result {
     double ms, cold_ms, uncut_ms, min_ms, max_ms;
-    double error;            /* the worst of any head and tensor against float64 */
+    double error;            /* the worst of any sampled head and tensor */
     char worst[96];          /* where that is */
     int failed;              /* a check; not: still under way */
     int pending;             /* checks under way */
     int32_t segments, clock; /* 0: not known; MHz */
-    size_t workspace;
-    const char *backend; /* whose kernels ran; a constant */
+    size_t workspace, saved; /* bytes */
+    const char *backend;     /* whose kernels ran; a constant */
 } bench_result;
 
 typedef struct bench_options {
@@ -193,7 +205,8 @@ typedef struct bench_job {
 gdn_status bench_checks_open(bench_checks **checks, int32_t threads, int verbose);
 /* Takes the job, also on failure; waits while many are queued. */
 gdn_status bench_checks_add(bench_checks *checks, bench_job *job);
-/* Notes an error found elsewhere; against: "float64", ... */
+/* Notes an error found elsewhere; against: "exact", whose own rounding is part of it, "float64", or
+ * "fp32". */
 void bench_checks_note(bench_checks *checks, bench_result *result, const char *tensor, int head,
                        const char *against, double error);
 /* Whether all checks of a result are done; wait: returns only then. */

@@ -112,6 +112,7 @@ static gdn_status allocate(const bench_device *d, bench_call *c, const bench_row
     const size_t cu_bytes = sizeof(*row->cu) * (size_t)(row->N + 1);
     void *cu;
     GDN_TRY(gdn_problem_sizes(d->context, &c->p, &sizes));
+    c->saved = sizes.saved;
     c->workspace = row->backward ? sizes.backward_workspace : sizes.forward_workspace;
     c->t.workspace_size = sizes.forward_workspace; /* forward runs in any row */
     if (row->backward && sizes.backward_workspace > sizes.forward_workspace)
@@ -142,13 +143,14 @@ gdn_status bench_call_make(const bench_device *d, const bench_row *row, bench_ca
     const gdn_problem problem = GDN_PROBLEM_INIT;
     const gdn_tensors tensors = GDN_TENSORS_INIT;
     const bench_options *o = d->options;
+    const bench_saved saved = bench_row_saved(row, o->save);
     memset(c, 0, sizeof(*c));
     c->p = problem;
     c->t = tensors;
     c->p.dtype = GDN_DTYPE_BF16;
-    /* The published backward gets the gate's sums and the inverse from forward. */
-    c->p.flags = (row->backward || o->save ? GDN_FLAG_SAVE_INVERSE : 0) |
-                 (o->save ? GDN_FLAG_SAVE_STATES : 0) | (o->exact ? GDN_FLAG_EXACT : 0);
+    c->p.flags = (saved >= BENCH_INVERSE ? GDN_FLAG_SAVE_INVERSE : 0) |
+                 (saved == BENCH_STATES ? GDN_FLAG_SAVE_STATES : 0) |
+                 (o->exact ? GDN_FLAG_EXACT : 0);
     c->p.T = row->cu[row->N];
     c->p.N = row->N;
     c->p.Hk = row->Hk;

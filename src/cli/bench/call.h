@@ -1,4 +1,4 @@
-/* A row's call on the device: shared by call.c, which makes it, and measure.c, which times it. */
+/* A row's call on the device: call.c makes it, measure.c times it, sample.c checks it. */
 #ifndef GDN_CLI_BENCH_CALL_H
 #define GDN_CLI_BENCH_CALL_H
 
@@ -18,7 +18,7 @@ typedef struct bench_call {
     gdn_problem p;
     gdn_tensors t;
     void *x[BENCH_TENSORS];
-    size_t workspace;             /* bytes that the row's pass asks for */
+    size_t workspace, saved;      /* bytes that the row's pass asks for, and that forward keeps */
     unsigned char undecayed[256]; /* by v-head */
 } bench_call;
 
@@ -36,5 +36,14 @@ void bench_call_release(bench_call *call);
 size_t bench_call_bytes(const bench_call *call, bench_tensor which);
 /* Points the call's gdn_tensors to call->x. */
 void bench_call_point(bench_call *call);
+
+/* Enqueues the pass; of the context's kernels. */
+gdn_status bench_call_enqueue(const bench_device *device, const gdn_context *context,
+                              const bench_call *call, const gdn_problem *problem, int backward);
+/* The problem with sequences that are never cut. */
+gdn_problem bench_never_cut(gdn_problem problem);
+/* Checks what the call has left, or hands it to the checks. */
+gdn_status bench_call_check(const bench_device *device, const bench_call *call,
+                            const bench_row *row, bench_result *result, bench_checks *checks);
 
 #endif /* GDN_CLI_BENCH_CALL_H */

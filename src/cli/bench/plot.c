@@ -24,7 +24,7 @@ typedef struct picture {
 /* Where the lengths of sequences would fill the picture, their number and their sum. */
 static void name_row(const bench_row *r, char *name, size_t size) {
     bench_row_name(r, name, size);
-    if (strlen(name) > 24)
+    if (strlen(name) > 24 && r->N > 1)
         snprintf(name, size, "%s %d/%d %d sequences, %lld", r->backward ? "bwd" : "fwd", (int)r->Hk,
                  (int)r->Hv, (int)r->N, (long long)r->cu[r->N]);
 }

@@ -58,8 +58,9 @@ static void write_head(const bench_output *out, const bench_options *o, const be
             "# One CUDA graph a call. libgdn_ms: median of replays back to back; min_ms, max_ms: "
             "their range; libgdn_cold_ms: L2 flushed before each; sm_mhz: during them.\n"
             "# uncut_ms: in turns with libgdn_ms; the same number where no plan is made.\n"
-            "# max_rel_err: worst relative L2 of any head and output against float64, over a head "
-            "that decays and one that does not. libgdn_ms is empty where a check failed.\n");
+            "# max_rel_err: worst relative L2 of any head and output against float64 (long rows: "
+            "fp32, see README.md), over a head that decays and one that does not. libgdn_ms is "
+            "empty where a check failed.\n");
     if (t->comments)
         fprintf(out->file, "# The other times and the inputs are those of %s:\n%s", o->rows,
                 t->comments);
@@ -109,7 +110,8 @@ static void write_number(FILE *file, const char *format, double value, int known
 gdn_status bench_output_row(bench_output *out, const bench_table *t, const bench_row *row,
                             const bench_result *r) {
     const bench_work least =
-        bench_least(row->backward, out->save, row->Hk, row->Hv, row->cu[row->N]);
+        bench_least(row->backward, bench_row_saved(row, out->save) == BENCH_STATES, row->Hk,
+                    row->Hv, row->cu[row->N]);
     const int good = !r->failed;
     FILE *file = out->file;
     for (int c = 0; c < t->column_count; ++c)
@@ -126,7 +128,7 @@ gdn_status bench_output_row(bench_output *out, const bench_table *t, const bench
     write_number(file, "%.0f", least.bytes / r->ms * 1e-6, good);
     write_number(file, "%.3f", least.floor_ms / r->ms, good);
     write_number(file, "%.0f", r->segments, r->segments > 0);
-    fprintf(file, "%zu,", r->workspace);
+    fprintf(file, "%zu,%zu,", r->workspace, r->saved);
     write_number(file, "%.4f", r->min_ms, good);
     write_number(file, "%.4f", r->max_ms, good);
     if (r->clock)

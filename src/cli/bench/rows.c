@@ -31,6 +31,9 @@ static gdn_status choose(run *r) {
                 return gdni_fail(GDN_STATUS_BAD_FILE,
                                  "%s: expected rows to measure, found the column %s of results",
                                  r->o->rows, bench_own_columns[own]);
+    if (r->o->save && bench_table_column(&r->table, "saved") >= 0)
+        return gdni_fail(GDN_STATUS_INVALID_ARGUMENT,
+                         "bench: --save: the rows of %s say themselves what is saved", r->o->rows);
     r->chosen = calloc((size_t)r->table.count, 1);
     r->results = calloc((size_t)r->table.count, sizeof(*r->results));
     if (!r->chosen || !r->results)

@@ -11,9 +11,10 @@
 #include "error.h"
 
 const char *const bench_own_columns[] = {
-    "libgdn_ms",       "libgdn_cold_ms", "uncut_ms",    "max_rel_err",    "backend",
-    "commit",          "libgdn_tflops",  "libgdn_gbps", "roofline_share", "segments",
-    "workspace_bytes", "min_ms",         "max_ms",      "sm_mhz",         NULL};
+    "libgdn_ms",      "libgdn_cold_ms", "uncut_ms",        "max_rel_err",
+    "backend",        "commit",         "libgdn_tflops",   "libgdn_gbps",
+    "roofline_share", "segments",       "workspace_bytes", "saved_bytes",
+    "min_ms",         "max_ms",         "sm_mhz",          NULL};
 
 /* Limits of the format: lines, columns, tokens of a row. */
 enum {
@@ -22,6 +23,9 @@ enum {
     MOST_HEADS = 65536
 };
 static const int64_t MOST_TOKENS = INT64_C(1) << 32;
+
+/* The column "saved", by bench_saved. */
+static const char *const saved_names[] = {"nothing", "inverse", "states"};
 
 /* Where a complaint belongs. */
 typedef struct place {
@@ -173,6 +177,28 @@ static gdn_status read_times(const bench_table *t, const bench_row *r, const pla
     return GDN_STATUS_OK;
 }
 
+static gdn_status read_saved(const bench_table *t, bench_row *r, const place *at) {
+    const int column = bench_table_column(t, "saved");
+    r->saved = -1;
+    if (column < 0)
+        return GDN_STATUS_OK;
+    for (int i = BENCH_NOTHING; i <= BENCH_STATES; ++i)
+        if (!strcmp(r->cells[column], saved_names[i]))
+            r->saved = i;
+    if (r->saved < 0)
+        return gdni_fail(GDN_STATUS_BAD_FILE,
+                         "%s:%ld: saved: expected nothing, inverse or states, found '%.40s'",
+                         at->path, at->line, r->cells[column]);
+    return GDN_STATUS_OK;
+}
+
+bench_saved bench_row_saved(const bench_row *r, int save) {
+    return r->saved >= 0 ? (bench_saved)r->saved
+           : save        ? BENCH_STATES
+           : r->backward ? BENCH_INVERSE
+                         : BENCH_NOTHING;
+}
+
 static gdn_status read_row(bench_table *t, const char *line, const place *at) {
     int count;
     bench_row *rows = realloc(t->rows, (size_t)(t->count + 1) * sizeof(*rows));
@@ -192,6 +218,7 @@ static gdn_status read_row(bench_table *t, const char *line, const place *at) {
                          at->path, at->line, pass);
     GDN_TRY(read_heads(t, r, at));
     GDN_TRY(read_lengths(t, r, at));
+    GDN_TRY(read_saved(t, r, at));
     return read_times(t, r, at);
 }
 
@@ -267,6 +294,8 @@ void bench_row_name(const bench_row *r, char *name, size_t size) {
         if (used < size)
             used += (size_t)snprintf(name + used, size - used, "%" PRId64, length);
     }
+    if (r->saved >= 0 && used < size)
+        snprintf(name + used, size - used, ", %s saved", saved_names[r->saved]);
 }
 
 int bench_row_matches(const bench_row *row, const bench_table *table, const char *filter) {
