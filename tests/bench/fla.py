@@ -50,16 +50,18 @@ TOLERANCE = 0.1  # of a head, both in bf16; a wrong factor or a missing term is 
 def import_fla(source):
     """FLA's module of the operator, and its version; its packages' __init__ import every model."""
     text = (source / "fla" / "__init__.py").read_text()
+    version = re.search(r'__version__ = "(.*)"', text)
+    version = version.group(1) if version else "?"
     for name in ("fla", "fla.ops", "fla.modules", "fla.ops.gated_delta_rule"):
         package = types.ModuleType(name)
         package.__path__ = [str(source.joinpath(*name.split(".")))]
         sys.modules[name] = package
+    sys.modules["fla"].__version__ = version
     try:
         operator = importlib.import_module("fla.ops.gated_delta_rule.chunk")
     except ImportError as error:
         sys.exit(f"fla.py: {error}; FLA needs it")
-    version = re.search(r'__version__ = "(.*)"', text)
-    return operator, version.group(1) if version else "?"
+    return operator, version
 
 
 # ---- Rows and inputs ----
@@ -272,8 +274,9 @@ def about(a, version, refused):
 
 def show(row):
     cells = [f"{row[c]:.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in COLUMNS]
-    print(f"{cells[0]} {cells[2]}/{cells[3]} {short(row['lengths']):32} FLA {cells[6]:>8} ms, "
-          f"libgdn {cells[7]:>8} ms, {cells[8]:>6}x, difference {cells[9]} ({cells[10]})", flush=True)
+    name = f"{cells[0]} {cells[2]}/{cells[3]} {short(row['lengths'])}"
+    said = f"{cells[8]}x, difference {cells[9]} ({cells[10]})" if cells[9] else "refused"
+    print(f"{name:60} FLA {cells[6]:>8} ms, libgdn {cells[7]:>8} ms, {said}", flush=True)
     return cells
 
 
@@ -295,7 +298,9 @@ def main():
     if not a.commit:
         git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
         a.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    start = time.time()
     compile_all(a)
+    print(f"compiled in {time.time() - start:.0f} s", flush=True)
     operator, version = import_fla(a.fla)
     rows, refused, wrong = [], set(), 0
     for backward, heads, row in read_rows(HERE / "published_h200.csv"):

@@ -73,8 +73,9 @@ __global__ void rows_kernel(device_tensor x, device_draw draw, float size, uint6
          row < x.rows * x.heads; row += warps) {
         const auto element = [&](int i) {
             const float y = normal(seed, row * x.dim + i);
-            return draw == DRAW_CORRELATED ? normal(seed + 1, row % x.heads * x.dim + i) + 0.2f * y
-                                           : y;
+            return draw == DRAW_UNIT ? y
+                                     : normal(seed + 1, row % x.heads * x.dim + i) +
+                                           (draw == DRAW_CORRELATED ? 0.2f : 1.0f) * y;
         };
         float sum = 0.0f;
         for (int i = lane; i < x.dim; i += 32)
@@ -136,7 +137,7 @@ cudaError_t counted(unsigned long long *result, Launch launch) {
 int device_fill(const device_tensor *x, device_draw draw, double size, uint64_t seed) {
     if (x->rows == 0)
         return cudaSuccess;
-    if (draw == DRAW_UNIT || draw == DRAW_CORRELATED)
+    if (draw == DRAW_UNIT || draw == DRAW_CORRELATED || draw == DRAW_RELATED)
         rows_kernel<<<BLOCKS, THREADS>>>(*x, draw, static_cast<float>(size), seed);
     else
         elements_kernel<<<BLOCKS, THREADS>>>(*x, draw, static_cast<float>(size), seed);

@@ -11,7 +11,8 @@ extern "C" {
 typedef enum device_draw {
     DRAW_NORMAL,     /* size * randn */
     DRAW_UNIT,       /* rows of length `size` */
-    DRAW_CORRELATED, /* the same, all close to one direction a head */
+    DRAW_CORRELATED, /* the same, all close to one direction a head: cosines of 0.96 */
+    DRAW_RELATED,    /* of 0.5 */
     DRAW_GATE,       /* -size * softplus(randn) */
     DRAW_GATE_MIXED, /* -A softplus(randn), A from 0.001 to 16 over the heads */
     DRAW_SATURATING, /* every tenth token forgets everything */

@@ -23,8 +23,9 @@ static const struct {
 
 typedef enum stress_keys {
     UNIT,
-    CORRELATED,
-    LONG /* |k| = 2, beta near 1 */
+    RELATED,    /* any two of a head have a cosine of 0.5 */
+    CORRELATED, /* of 0.96 */
+    LONG        /* |k| = 2, beta near 1 */
 } stress_keys;
 
 typedef enum stress_beta {
@@ -61,13 +62,12 @@ typedef struct stress_case {
 #define MIXED DRAW_GATE_MIXED, 0
 #define GATE(size) DRAW_GATE, size
 
-/* Every head with g = -A softplus(randn): a long sequence; shorter ones with keys that are nearly
- * the same. */
+/* Every head with g = -A softplus(randn): a long sequence; shorter ones with correlated keys. */
+#define ACCURACY(name, T, A, keys, heads)                                                          \
+    { "accuracy." name, B, T, ONE, 2, 4, 128, 128, GATE(A), keys, RANDOM, 1, heads }
 #define ALONE(name, A)                                                                             \
-    {"accuracy.A" name, B, 65536, ONE, 2, 4, 128, 128, GATE(A), UNIT, RANDOM, 1, 2}, {             \
-        "accuracy.correlated.A" name, B, 4096, ONE, 2, 4, 128, 128, GATE(A), CORRELATED, RANDOM,   \
-            1, 4                                                                                   \
-    }
+    ACCURACY("A" name, 65536, A, UNIT, 2), ACCURACY("related.A" name, 4096, A, RELATED, 4),        \
+        ACCURACY("correlated.A" name, 4096, A, CORRELATED, 4)
 
 static const stress_case cases[] = {
     {"bf16.T1", B, 1, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 0},
@@ -110,9 +110,9 @@ static const stress_case cases[] = {
     ALONE("4", 4),
     ALONE("16", 16),
     {"accuracy.mixed", B, 65536, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 1},
+    {"accuracy.related.mixed", B, 4096, ONE, 4, 8, 128, 128, MIXED, RELATED, RANDOM, 1},
     {"accuracy.correlated.mixed", B, 4096, ONE, 4, 8, 128, 128, MIXED, CORRELATED, RANDOM, 1},
     {"accuracy.uncut.mixed", B, 8192, ONE, 16, 64, 128, 128, MIXED, UNIT, RANDOM, 1},
-    {"accuracy.packed.mixed", B, 122500, MANY, 2, 4, 128, 128, MIXED, UNIT, EDGES, 1},
     {"accuracy.A0", B, 16384, ONE, 2, 4, 128, 128, GATE(0), UNIT, RANDOM, 1, 2},
     {"accuracy.A0.edges", B, 16384, ONE, 2, 4, 128, 128, GATE(0), UNIT, EDGES, 1, 2},
     {"accuracy.saturating", B, 16384, ONE, 2, 4, 128, 128, DRAW_SATURATING, 0, UNIT, EDGES, 1, 2},
@@ -181,7 +181,9 @@ static void lay_out(stress_run *r) {
 
 static void draw(const stress_run *r) {
     const stress_case *c = r->c;
-    const device_draw key = c->keys == CORRELATED ? DRAW_CORRELATED : DRAW_UNIT;
+    const device_draw key = c->keys == CORRELATED ? DRAW_CORRELATED
+                            : c->keys == RELATED  ? DRAW_RELATED
+                                                  : DRAW_UNIT;
     const device_draw beta = c->keys == LONG    ? DRAW_CONSTANT
                              : c->beta == EDGES ? DRAW_BETA_EDGES
                                                 : DRAW_BETA;
@@ -237,12 +239,14 @@ static void solve(stress_run *r) {
     recurrence_solve(w);
 }
 
+/* Where keys are nearly the same, operands in bf16 cost up to 1e-2 of the final state, those of the
+ * inverse alone 8e-3; it were 2e-3 if the inverse and D were two terms each
+ * (tests/bench/bf16_forward.py). There o and the final state keep the bound of all other cases. */
 static double limit_of(const stress_case *c, gpu_name name) {
-    if (strncmp(c->name, "accuracy.", 9))
+    const int of_forward = name == GPU_O || name == GPU_ST;
+    if (strncmp(c->name, "accuracy.", 9) || (c->keys == CORRELATED && of_forward))
         return gpu_tolerance(c->dtype, name);
-    return name == GPU_O || name == GPU_ST       ? 5e-3
-           : name == GPU_DG || name == GPU_DBETA ? 1.5e-2
-                                                 : 8e-3;
+    return of_forward ? 5e-3 : name == GPU_DG || name == GPU_DBETA ? 1.5e-2 : 8e-3;
 }
 
 /* One output: no NaN or Inf in any head, the compared heads within the tolerance. */
