@@ -9,7 +9,7 @@ to compute, the table says why. Writes FOLDER/<gpu>-<date>-<commit>-fla.csv.
 Needs torch and triton, and FLA's source: the folder that holds its package fla, of which only the
 operator is imported. Triton compiles some two hundred variants first: a minute on 16 cores.
 
-    python3 tests/bench/fla.py build/lib/libgdn.so FLA_SOURCE
+    python3 tests/bench/fla.py build/lib/libgdn.so FLA_SOURCE [--heads 16/32]
 """
 
 import argparse
@@ -77,14 +77,20 @@ def short(text):
     return f"{len(lengths)}x{lengths[0]}" if same else text
 
 
-def read_rows(path):
+def wanted(pairs, heads):
+    """Those of the pairs (Hk, Hv) that --heads names; without it all."""
+    return [pair for pair in pairs if not heads or "/".join(map(str, pair)) in heads]
+
+
+def read_rows(path, heads_wanted):
     with open(path) as file:
         table = list(csv.DictReader(line for line in file if not line.startswith("#")))
     chosen = []
     for row in table:
         heads = int(row["h_k"]), int(row["h_v"])
         backward = row["pass"] == "bwd"
-        if heads in BACKWARD if backward else short(row["lengths"]) in FORWARD.get(heads, ()):
+        timed = heads in BACKWARD if backward else short(row["lengths"]) in FORWARD.get(heads, ())
+        if timed and wanted([heads], heads_wanted):
             chosen.append((backward, heads, row))
     return chosen
 
@@ -156,9 +162,13 @@ def try_share(part, parts):
     Autotuner.__init__ = share
 
 
-def compile_share(source, index, count):
+def passes(heads_wanted):
+    forward, backward = wanted(FORWARD, heads_wanted), wanted(BACKWARD, heads_wanted)
+    return [(heads, False) for heads in forward] + [(heads, True) for heads in backward]
+
+
+def compile_share(source, passes, index, count):
     """What one of `count` processes leaves in Triton's cache."""
-    passes = [(heads, False) for heads in FORWARD] + [(heads, True) for heads in BACKWARD]
     heads, backward = passes[index % len(passes)]
     try_share(index // len(passes), (count - 1 - index % len(passes)) // len(passes) + 1)
     operator, _ = import_fla(source)
@@ -173,10 +183,14 @@ def compile_share(source, index, count):
 
 
 def compile_all(a):
-    count = max(len(FORWARD) + len(BACKWARD), len(os.sched_getaffinity(0)))
-    command = [sys.executable, __file__, a.library, str(a.fla), "--compile"]
+    count = max(len(passes(a.heads)), len(os.sched_getaffinity(0)))
+    command = [sys.executable, __file__, a.library, str(a.fla)]
+    for heads in a.heads:
+        command += ["--heads", heads]
     running = [
-        subprocess.Popen([*command, str(i), str(count)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, "--compile", str(i), str(count)], stderr=subprocess.PIPE, text=True
+        )
         for i in range(count)
     ]
     messages = {line for r in running for line in r.communicate()[1].splitlines() if "fla.py" in line}
@@ -285,6 +299,11 @@ def main():
     p.add_argument("library", help="path of libgdn.so")
     p.add_argument("fla", type=pathlib.Path, help="folder that holds FLA's package fla")
     p.add_argument("-o", dest="folder", type=pathlib.Path, default=HERE / "results" / "other")
+    p.add_argument(
+        "--heads", action="append", default=[], metavar="Hk/Hv",
+        choices=sorted({f"{k}/{v}" for k, v in (*FORWARD, *BACKWARD)}),
+        help="rows with these heads alone; repeatable",
+    )
     p.add_argument("--commit", help="default: what git says here")
     p.add_argument("--compile", nargs=2, type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -294,7 +313,7 @@ def main():
         print("fla.py: no CUDA device")
         sys.exit(77)
     if a.compile:
-        return compile_share(a.fla, *a.compile)
+        return compile_share(a.fla, passes(a.heads), *a.compile)
     if not a.commit:
         git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
         a.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
@@ -303,7 +322,7 @@ def main():
     print(f"compiled in {time.time() - start:.0f} s", flush=True)
     operator, version = import_fla(a.fla)
     rows, refused, wrong = [], set(), 0
-    for backward, heads, row in read_rows(HERE / "published_h200.csv"):
+    for backward, heads, row in read_rows(HERE / "published_h200.csv", a.heads):
         found = measure(a, operator, backward, heads, row)
         wrong += "difference" in found and "ratio" not in found
         if "refused" in found:

@@ -240,7 +240,7 @@ static void solve(stress_run *r) {
 }
 
 /* Where keys are nearly the same, operands in bf16 cost up to 1e-2 of the final state, those of the
- * inverse alone 8e-3; it were 2e-3 if the inverse and D were two terms each
+ * inverse alone 8e-3; it would be 2e-3 if the inverse and D were two terms each
  * (tests/bench/bf16_forward.py). There o and the final state keep the bound of all other cases. */
 static double limit_of(const stress_case *c, gpu_name name) {
     const int of_forward = name == GPU_O || name == GPU_ST;
