@@ -13,8 +13,7 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// bar.sync: a barrier among `threads` threads, whole warps, each of which may wait at a statement
-// of its own.
+// bar.sync: a barrier among `threads` threads, whole warps.
 __device__ __forceinline__ void bar_sync(int id, int threads) {
     asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }

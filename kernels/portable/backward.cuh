@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(256, 1)
     const int slice = static_cast<int>(cta % a.slices);
     if (threadIdx.x == 0)
         item = forward ? states_item(a, *work, slice) : gradients_item(a, *work, slice);
-    __syncthreads();
+    chain_begin(item);
     if (forward)
         forward_chain<T, C, KP, false>(a, item);
     else
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(256, 1)
             (task == TASK_STATE ? left->entry : right->exit) == GDNI_START_EXACT)
             item.start = nullptr;
     }
-    __syncthreads();
+    chain_begin(item);
     if (task == TASK_GRADIENT)
         backward_chain<T, C, KP>(a, item);
     else if (task == TASK_STATE)

@@ -8,12 +8,17 @@
 // Shared memory, per stage (two where they fit):
 //     K [C][K]   Q [C][K]   Gam o T [C][C]   P [C][C]   V or dO [C][slice]   gates [3][C]
 //
-//     computing warps   | chunk i        | chunk i + 1    |       one barrier of the CTA a chunk:
-//     loading warps     | copy i + 1     | copy i + 2     |       what is copied has arrived, and
-//                       barrier          barrier          barrier the other stage is free again
+//     computing warps   | chunk i        | chunk i + 1    |
+//     loading warps     | copy i + 1     | copy i + 2     |
 //
-// With one stage only, the copy of chunk i + 1 waits for the end of chunk i.
+// With one stage only, the copy of chunk i + 1 waits for the end of chunk i. Two mbarriers a stage,
+// at which all threads of a kind arrive:
+//
+//     full     the loading ones, once their copies have come      the computing ones wait
+//     empty    the computing ones, once they have done with it    the loading ones wait
 #pragma once
+
+#include "../common/mbarrier.cuh"
 
 #include "arguments.h"
 #include "stages.h"
@@ -59,6 +64,8 @@ struct ChainItem {
     bool identity;      // begin with the identity
     const float *start; // otherwise with this [K][V]; NULL: zeros
     float *end;         // [K][V] or NULL: where the last state goes
+
+    uint64_t full[2], empty[2]; // mbarriers of the stages
 
     // This warp's first row of V; rows beyond V have no work.
     __device__ __forceinline__ int v0() const {
@@ -247,9 +254,19 @@ __device__ __forceinline__ void scale_columns(float (&c)[NT][4], Factor factor) 
             c[t][e] *= factor(column_of(t, e));
 }
 
+// One thread has made the CTA's item: now the barriers, and all threads see both.
+__device__ __forceinline__ void chain_begin(ChainItem &item) {
+    if (threadIdx.x == 0)
+        for (int i = 0; i < 2; ++i) {
+            mbarrier_init(shared_address(&item.full[i]), 32 * LOADERS);
+            mbarrier_init(shared_address(&item.empty[i]), 32 * item.warps());
+        }
+    __syncthreads();
+}
+
 // The item's chunks one after the other, each one's tiles in shared memory. Both kinds of warps
-// meet at the same barrier, each in a loop of its own: the loading ones hold no state, the others
-// no addresses. Hence a named barrier: __syncthreads() is one statement for all threads.
+// have a loop of their own: the loading ones hold no state, the others no addresses. Hence
+// mbarriers: a barrier of the CTA is one statement for all threads.
 template <typename T, int C, int KP>
 struct ChainLoop {
     const Arguments &a;
@@ -259,34 +276,27 @@ struct ChainLoop {
     __device__ __forceinline__ int32_t index(int32_t i) const {
         return reverse ? item.last - 1 - i : item.first + i;
     }
+    // The stage of the i-th chunk, and how often it was in use before.
+    __device__ __forceinline__ int32_t place(int32_t i) const {
+        return i & (a.stages - 1);
+    }
+    __device__ __forceinline__ uint32_t turn(int32_t i) const {
+        return static_cast<uint32_t>(i) >> (a.stages - 1);
+    }
     __device__ __forceinline__ ChainStage<T, C, KP> stage(int32_t i) const {
         extern __shared__ __align__(16) unsigned char shared[];
-        return ChainStage<T, C, KP>(shared + (a.stages == 2 ? i % 2 * item.stage_bytes : 0),
-                                    item.warps(), with_q);
-    }
-
-    __device__ __forceinline__ void meet() const {
-        // NOTE: blockDim.x itself would stay in a register: 36 bytes of spills, fp32 with K = 256.
-        bar_sync(1, 32 * (item.warps() + LOADERS));
+        return ChainStage<T, C, KP>(shared + place(i) * item.stage_bytes, item.warps(), with_q);
     }
 
     // What loading warps do, all of it; false, at once, in the others.
     __device__ __forceinline__ bool loads(const Tensor &x) const {
         if (threadIdx.x < item.warps() * 32)
             return false;
-        const int32_t count = item.last - item.first;
-        const auto load = [&](int32_t i) {
-            if (i < count) {
-                chain_load(a, item, index(i), x, with_q, stage(i));
-                cp_async_wait_group<0>();
-            }
-        };
-        load(0);
-        for (int32_t i = 0; i < count; ++i) {
-            meet();
-            if (a.stages == 1)
-                meet();
-            load(i + 1);
+        for (int32_t i = 0; i < item.last - item.first; ++i) {
+            mbarrier_wait(shared_address(&item.empty[place(i)]), turn(i) & 1 ^ 1);
+            chain_load(a, item, index(i), x, with_q, stage(i));
+            cp_async_wait_group<0>();
+            mbarrier_arrive(shared_address(&item.full[place(i)]));
         }
         return true;
     }
@@ -295,11 +305,10 @@ struct ChainLoop {
     template <typename Step>
     __device__ __forceinline__ void run(Step step) const {
         for (int32_t i = 0; i < item.last - item.first; ++i) { // from shared memory each time
-            meet();
+            mbarrier_wait(shared_address(&item.full[place(i)]), turn(i) & 1);
             if (item.active(a))
                 step(index(i), stage(i));
-            if (a.stages == 1)
-                meet();
+            mbarrier_arrive(shared_address(&item.empty[place(i)]));
         }
     }
 };

@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(256, 1) forward_kernel(const __grid_constant__
         return;
     if (threadIdx.x == 0)
         item = states_item(a, a.items[index], static_cast<int>(blockIdx.x % a.slices));
-    __syncthreads();
+    chain_begin(item);
     forward_chain<T, C, KP, true>(a, item);
 }
 
