@@ -28,7 +28,8 @@ enum {
     TILE = 64
 };
 
-/* Tiles of op(A) and op(B) are copied to the stack, so that the inner loop runs along rows. */
+/* Tiles of op(A) and op(B) are copied to the stack, so that the inner loop runs along rows. Each
+ * tile's terms are summed by themselves: one sum over all of a long k would lose digits. */
 #define DEFINE_PLAIN(name, real)                                                                   \
     static void name(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, real alpha,        \
                      const real *a, int64_t lda, const real *b, int64_t ldb, real beta, real *c,   \
@@ -52,10 +53,12 @@ enum {
                             ta[i * TILE + p] = alpha * (trans_a ? a[(p0 + p) * lda + i0 + i]       \
                                                                 : a[(i0 + i) * lda + p0 + p]);     \
                     for (int64_t i = 0; i < ni; ++i) {                                             \
-                        real *restrict row = c + (i0 + i) * ldc + j0;                              \
+                        real sum[TILE] = {0}, *row = c + (i0 + i) * ldc + j0;                      \
                         for (int64_t p = 0; p < np; ++p)                                           \
                             for (int64_t j = 0; j < nj; ++j)                                       \
-                                row[j] += ta[i * TILE + p] * tb[p * TILE + j];                     \
+                                sum[j] += ta[i * TILE + p] * tb[p * TILE + j];                     \
+                        for (int64_t j = 0; j < nj; ++j)                                           \
+                            row[j] += sum[j];                                                      \
                     }                                                                              \
                 }                                                                                  \
             }                                                                                      \
