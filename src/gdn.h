@@ -225,6 +225,10 @@ typedef struct gdn_problem {
  *   dh0            [N, Hv, K, V]    state type  yes: not written
  *   workspace      workspace bytes  opaque      yes if its size is 0; 256-byte aligned
  *   checked_report checked_report   opaque      yes if its size is 0; 8-byte aligned
+ *
+ * What is written overlaps neither what is read nor each other: final_state is not initial_state,
+ * dh0 is not dht, dv is not do_. Outputs are written while other parts of the call still read
+ * inputs. Inputs may overlap.
  */
 typedef struct gdn_tensors {
     size_t size;
