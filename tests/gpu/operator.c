@@ -35,6 +35,7 @@ static const gpu_case cases[] = {
      GDN_FLAG_CU_SEQLENS_HOST},
     {"bf16.padded", B, 160, 2, padded, 1, 3, 64, 128, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
     {"bf16.empty", B, 10, 3, empty, 1, 1, 64, 64, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
+    {"bf16.empty.K128.V128", B, 10, 3, empty, 1, 2, 128, 128, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
     {"bf16.batch", B, 300, 3, NULL, 2, 4, 64, 64, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
     {"bf16.correlated", B, 190, 1, NULL, 1, 2, 128, 128, GATES_WEAK, KEYS_CORRELATED, 1, 0, 0, 0},
     {"bf16.long-keys", B, 150, 1, NULL, 1, 2, 128, 128, GATES_NORMAL, KEYS_LONG, 1, 0, 0, 0},
@@ -79,6 +80,12 @@ static const gpu_case cases[] = {
     {"fp32.K160.V96", F, 100, 1, NULL, 1, 2, 160, 96, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
 };
 
+/* Bit by bit. */
+static int same(const gpu_tensor *got, const gpu_tensor *given) {
+    const int64_t count = given->rows * given->heads * given->dim;
+    return !memcmp(got->got, given->host, (size_t)count * sizeof(double));
+}
+
 int main(int argc, char **argv) {
     const int part = argc > 2 ? atoi(argv[1]) : 0, parts = argc > 2 ? atoi(argv[2]) : 1;
     const int count = (int)(sizeof(cases) / sizeof(cases[0]));
@@ -102,6 +109,9 @@ int main(int argc, char **argv) {
         CHECK(gpu_fetch(&r), "%s", c.name);
         printf("%-20s", c.name);
         CHECK(gpu_check(&r, GPU_O, GPU_DS0), "%s", r.c.name);
+        if (c.cu && c.cu[c.N] == 0)
+            CHECK(same(&r.x[GPU_ST], &r.x[GPU_S0]) && same(&r.x[GPU_DS0], &r.x[GPU_DHT]),
+                  "%s: states do not pass through unchanged", r.c.name);
         fflush(stdout);
         gpu_release(&r);
     }
