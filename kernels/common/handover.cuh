@@ -1,4 +1,7 @@
 // Numbers that threads of different CTAs, or warps of one, hand to each other.
+//
+// Compiled with GDNI_TRAP_HUNG_BARRIERS, waits here and at mbarriers end in a trap after some
+// seconds: a CTA that waits for ever shows up as an error.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +12,23 @@ __device__ __forceinline__ int load_acquire(const int32_t *at) {
     int x;
     asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(x) : "l"(at) : "memory");
     return x;
+}
+// Between two looks at such a number.
+struct Pause {
+    int count = 0;
+    __device__ __forceinline__ void operator()(unsigned nanoseconds) {
+        __nanosleep(nanoseconds);
+#ifdef GDNI_TRAP_HUNG_BARRIERS
+        if (++count == 20000000)
+            __trap();
+#endif
+    }
+};
+// Waits until others have brought *at up to x.
+__device__ __forceinline__ void wait_for_count(const int32_t *at, int x) {
+    Pause pause;
+    while (load_acquire(at) < x)
+        pause(100);
 }
 // Not ordered: after a fence.
 __device__ __forceinline__ void red_relaxed_add(int32_t *at, int x) {

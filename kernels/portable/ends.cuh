@@ -94,8 +94,7 @@ __device__ __forceinline__ void sums_before(const float (&x)[PER_LANE], float (&
 __device__ __forceinline__ void wait_for_chains(const Arguments &a, int64_t index, int k_head) {
 #if __CUDA_ARCH__ >= 900
     if (a.arrivals && threadIdx.x == 0)
-        while (load_acquire(a.arrivals + index * a.Hk + k_head) < a.parts)
-            __nanosleep(100);
+        wait_for_count(a.arrivals + index * a.Hk + k_head, a.parts);
 #endif
     __syncthreads();
 }

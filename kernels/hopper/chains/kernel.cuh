@@ -212,14 +212,16 @@ __device__ __forceinline__ void chains_announce(const ChainsParameters &p, const
                                                 uint32_t shared) {
     using Layout = ChainsLayout<WARPGROUPS, BACKWARD>;
     const int count = item.end - item.begin;
+    Pause pause;
     for (int done = 0; done < count;) {
         int stored = count;
         for (int w = 0; w < WARPGROUPS; ++w)
             stored = min(stored, load_acquire_shared(shared + Layout::STORED + 4 * w));
         if (stored == done) {
-            __nanosleep(200);
+            pause(200);
             continue;
         }
+        pause = {};
         __threadfence();
         for (; done < stored; ++done) {
             const int n = BACKWARD ? item.end - 1 - done : item.begin + done;

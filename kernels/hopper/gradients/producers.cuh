@@ -19,8 +19,7 @@ __device__ __forceinline__ void gradients_load_heads(const GradientsParameters &
         const int group = group_of(shared, n), index = group / p.a.Hk, k_head = group % p.a.Hk;
         const int token = static_cast<int>(p.a.chunks[index].token), rows = p.a.chunks[index].rows;
         if (leader && p.a.arrivals) {
-            while (load_acquire(p.a.arrivals + group) < p.a.parts)
-                __nanosleep(100);
+            wait_for_count(p.a.arrivals + group, p.a.parts);
             fence_proxy_async_all();
         }
         __syncwarp();
