@@ -307,8 +307,7 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const Work &wo
         pin(s);
         pin(c.o);
         // Before the next turn waits for a chunk that may go into this stage.
-        __syncwarp();
-        mbarrier_arrive_if(place.empty(turn.stage), c.lane == 0 && !last);
+        mbarrier_arrive_if(place.empty(turn.stage), !last);
         turn = next;
     }
     if (Shape::OUTPUT) {

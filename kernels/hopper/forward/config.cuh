@@ -38,7 +38,7 @@ struct ForwardShape {
 
     // Barriers, eight bytes each.
     //     full   [stage]    the copies' bytes              consumers wait
-    //     empty  [stage]    4 warps x W                    the loading warp waits
+    //     empty  [stage]    all consumers                  the loading warp waits
     //     ready  [W][4]     4 warps: O, O, S, D written    the storing warp waits
     //     free   [W][4]     1: their stores have read      the warpgroup waits
     static constexpr int GATES_AT = STAGES * STAGE + WARPGROUPS * STORE;

@@ -46,7 +46,7 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
     if (threadIdx.x == 0) {
         for (int s = 0; s < Shape::STAGES; ++s) {
             mbarrier_init(place.full(s), 1);
-            mbarrier_init(place.empty(s), 4 * Shape::WARPGROUPS);
+            mbarrier_init(place.empty(s), Shape::CONSUMERS);
         }
         for (int w = 0; w < Shape::WARPGROUPS; ++w)
             for (int i = 0; i < 4; ++i) {
