@@ -58,6 +58,23 @@ typedef struct CUevent_st *gdni_event;
 int gdni_cuda_event_create(int device, gdni_event *event);
 void gdni_cuda_event_destroy(int device, gdni_event event);
 int gdni_cuda_stream_follow(int device, gdn_stream after, gdn_stream before, gdni_event event);
+/* The parts of a follow, and a wait of the host; seconds between two events made with times. */
+int gdni_cuda_timed_event_create(int device, gdni_event *event);
+int gdni_cuda_event_record(int device, gdni_event event, gdn_stream stream);
+int gdni_cuda_event_follow(int device, gdn_stream after, gdni_event event);
+int gdni_cuda_event_reach(int device, gdni_event event);
+int gdni_cuda_event_seconds(int device, gdni_event from, gdni_event to, double *seconds);
+/* What a stream gets from this thread between begin and end is not done but becomes a graph. */
+typedef struct CUgraphExec_st *gdni_graph;
+int gdni_cuda_record_begin(int device, gdn_stream stream);
+int gdni_cuda_record_end(int device, gdn_stream stream, gdni_graph *graph);
+int gdni_cuda_graph_replay(int device, gdni_graph graph, gdn_stream stream);
+void gdni_cuda_graph_destroy(int device, gdni_graph graph);
+/* Of all that use the device. */
+int gdni_cuda_memory_used(int device, size_t *bytes);
+/* data[count] *= factor; data is a multiple of 16 as address. */
+int gdni_cuda_scale(const gdni_cuda_device *device, float *data, int64_t count, float factor,
+                    gdn_stream stream);
 /* Makes a device current for calls of other libraries; *before: the one that was. */
 int gdni_cuda_device_enter(int device, int *before);
 void gdni_cuda_device_leave(int before);

@@ -18,7 +18,8 @@ add_library(gdn_portable OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/portable/operator.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/plan.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/rows.cu
-  ${CMAKE_CURRENT_LIST_DIR}/sharding.cu)
+  ${CMAKE_CURRENT_LIST_DIR}/sharding.cu
+  ${CMAKE_CURRENT_LIST_DIR}/steps.cu)
 foreach(dtype bf16 fp16)
   target_sources(gdn_portable PRIVATE ${CMAKE_CURRENT_LIST_DIR}/portable/ends_${dtype}.cu)
 endforeach()
