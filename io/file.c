@@ -80,3 +80,8 @@ gdn_status gdn_io_file_kind(const char *path, gdn_io_kind *kind) {
     gdni_quiet_end(&quiet);
     return status;
 }
+
+int32_t gdn_io_is_thread_safe(void) {
+    hbool_t safe = 0;
+    return H5is_library_threadsafe(&safe) >= 0 && safe;
+}

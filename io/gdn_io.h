@@ -162,6 +162,8 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_share(gdn_io_dataset *dataset
                                                          const void *communicator);
 /* Whether this build can do so. */
 GDN_API int32_t gdn_io_can_share(void);
+/* Whether calls on different files may come from several threads: the HDF5 below says so. */
+GDN_API int32_t gdn_io_is_thread_safe(void);
 /* Text of tokens: *text is allocated (release with free()), *bytes its length, not terminated. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_dataset_decode(const gdn_io_dataset *dataset,
                                                           const int32_t *tokens, int64_t count,
@@ -227,6 +229,9 @@ typedef struct gdn_io_log {
     const char *const *names; /* [columns] */
     const double *values;     /* [rows][columns] */
     const char *config;       /* the run's configuration as text; NULL = none */
+    const double *spans;      /* [span_count][5]: where the time of one step went, as part, pass,
+                                 block (-1: none), begin and end in seconds; NULL = not measured */
+    size_t span_count;
 } gdn_io_log;
 
 GDN_API GDN_CHECK_RESULT gdn_status gdn_io_log_write(const char *path, const gdn_io_log *log);

@@ -5,7 +5,8 @@
 #include <string.h>
 
 enum {
-    NAME_BYTES = 64 /* of a column's name, its terminator included */
+    NAME_BYTES = 64, /* of a column's name, its terminator included */
+    SPAN_COLUMNS = 5
 };
 
 /* Column names are one attribute of fixed-length strings: it shares the header's checksum. */
@@ -47,6 +48,7 @@ static gdn_status log_write(const char *path, const gdn_io_log *in) {
                      "gdn_io_log_write: names[%zu]: expected 1 to %d bytes", i, NAME_BYTES - 1);
     const gdni_shape values = {"[rows, columns]", 2, {(int64_t)log.rows, (int64_t)log.columns}};
     const gdni_shape config = {"[bytes]", 1, {log.config ? (int64_t)strlen(log.config) : 0}};
+    const gdni_shape spans = {"[spans, 5]", 2, {(int64_t)log.span_count, SPAN_COLUMNS}};
     GDN_TRY(gdni_writer_open(&writer, path, "gdn-log"));
     GDN_TRY_GOTO(write_names(&writer, &log), cleanup);
     GDN_TRY_GOTO(gdni_tensor_write(&writer, "values", &values, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE,
@@ -55,6 +57,10 @@ static gdn_status log_write(const char *path, const gdn_io_log *in) {
     if (log.config)
         GDN_TRY_GOTO(gdni_tensor_write(&writer, "config", &config, H5T_STD_U8LE, H5T_NATIVE_UCHAR,
                                        log.config),
+                     cleanup);
+    if (log.spans)
+        GDN_TRY_GOTO(gdni_tensor_write(&writer, "timeline", &spans, H5T_IEEE_F64LE,
+                                       H5T_NATIVE_DOUBLE, log.spans),
                      cleanup);
 cleanup:
     return gdni_writer_close(&writer, status);
@@ -73,7 +79,7 @@ typedef struct read_log {
     gdn_io_log log;
     char *text; /* [columns][NAME_BYTES] */
     const char **names;
-    double *values;
+    double *values, *spans;
     char *config;
 } read_log;
 
@@ -126,6 +132,18 @@ cleanup:
     return status;
 }
 
+static gdn_status read_spans(const gdni_file *file, read_log *out) {
+    gdni_shape spans = {"[spans, 5]", 2, {-1, SPAN_COLUMNS}};
+    int exists;
+    GDN_TRY(gdni_tensor_exists(file, "timeline", &exists));
+    if (!exists)
+        return GDN_STATUS_OK;
+    GDN_TRY(gdni_tensor_read(file, "timeline", GDNI_REAL, &spans, H5T_NATIVE_DOUBLE,
+                             (void **)&out->spans));
+    out->log.span_count = (size_t)spans.dim[0];
+    return GDN_STATUS_OK;
+}
+
 static gdn_status read_parts(const gdni_file *file, read_log *out) {
     gdni_shape values = {"[rows, columns]", 2, {-1, -1}}, config = {"[bytes]", 1, {-1}};
     int exists;
@@ -135,6 +153,7 @@ static gdn_status read_parts(const gdni_file *file, read_log *out) {
     GDN_TRY(gdni_tensor_read(file, "values", GDNI_REAL, &values, H5T_NATIVE_DOUBLE,
                              (void **)&out->values));
     out->log.rows = (size_t)values.dim[0];
+    GDN_TRY(read_spans(file, out));
     GDN_TRY(gdni_tensor_exists(file, "config", &exists));
     if (!exists)
         return GDN_STATUS_OK;
@@ -162,6 +181,7 @@ static gdn_status log_read(const char *path, gdn_io_log **out) {
     read->log.names = read->names;
     read->log.values = read->values;
     read->log.config = read->config;
+    read->log.spans = read->spans;
     if (status == GDN_STATUS_OK)
         *out = &read->log;
     else
@@ -197,6 +217,7 @@ void gdn_io_log_free(gdn_io_log *log) {
     free(read->text);
     free(read->names);
     free(read->values);
+    free(read->spans);
     free(read->config);
     free(read);
 }

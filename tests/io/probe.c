@@ -143,7 +143,7 @@ static gdn_status read_checkpoint(const char *path, const char *out) {
 static gdn_status make_log(const char *path, const char *unused) {
     const char *const names[] = {"step", "loss"};
     const double values[] = {1, 5.5, 2, 5.25, 3, NAN};
-    const gdn_io_log log = {sizeof(log), 2, 3, names, values, "steps = 3"};
+    const gdn_io_log log = {sizeof(log), 2, 3, names, values, "steps = 3", NULL, 0};
     return gdn_io_log_write(path, &log);
 }
 

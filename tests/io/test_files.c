@@ -135,13 +135,24 @@ static void logs(void) {
     const char *path = file_in("log.h5");
     const char *const names[] = {"step", "loss"};
     const double table[] = {1, 5, 2, NAN};
-    gdn_io_log log = {sizeof(log), 2, 2, names, table, "a = 1\n"}, *got = NULL;
+    gdn_io_log log = {sizeof(log), 2, 2, names, table, "a = 1\n", NULL, 0}, *got = NULL;
     CHECK(gdn_io_log_write(path, &log) == GDN_STATUS_OK, "%s", gdn_last_error());
     CHECK(gdn_io_log_read(path, &got) == GDN_STATUS_OK, "%s", gdn_last_error());
     CHECK(got && got->rows == 2 && got->columns == 2 && !strcmp(got->names[1], "loss") &&
               got->values[1] == 5 && isnan(got->values[3]) && !strcmp(got->config, "a = 1\n"),
           "log");
+    CHECK(got && !got->spans && got->span_count == 0, "a timeline out of nowhere");
     gdn_io_log_free(got);
+    const double spans[] = {0, 0, -1, 0, 0.25, 4, 2, 1, 0.25, 0.75};
+    log.spans = spans;
+    log.span_count = 2;
+    CHECK(gdn_io_log_write(path, &log) == GDN_STATUS_OK, "%s", gdn_last_error());
+    CHECK(gdn_io_log_read(path, &got) == GDN_STATUS_OK, "%s", gdn_last_error());
+    CHECK(got && got->span_count == 2 && !memcmp(got->spans, spans, sizeof(spans)),
+          "the timeline is another one");
+    gdn_io_log_free(got);
+    log.spans = NULL;
+    log.span_count = 0;
     log.rows = 0;
     log.config = NULL;
     CHECK(gdn_io_log_write(path, &log) == GDN_STATUS_OK, "%s", gdn_last_error());
