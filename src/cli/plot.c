@@ -11,6 +11,7 @@
 #include "error.h"
 #include "gdn_io.h"
 #include "report.h"
+#include "timeline.h"
 
 int cli_plot(int argc, char **argv);
 
@@ -21,16 +22,20 @@ enum {
 };
 
 static void print_help(void) {
-    printf(
-        "usage: gdn plot RUN.h5|DIR [RUN...] -o PLOT.svg\n"
-        "       gdn plot REPORT.csv -o PLOT.svg\n"
-        "       gdn plot TIMES.csv [--filter PASS/HK/HV] -o PLOT.svg\n\n"
-        "Draws the training and held-out loss of one to eight runs (a log.h5, or the folder of\n"
-        "gdn train that has it), the errors by head of gdn gradcheck -o REPORT.csv, or the times\n"
-        "of a table of gdn bench --rows: of the rows that match, or of all with one sequence.\n\n"
-        "example:\n"
-        "  gdn plot run long -o loss.svg\n"
-        "  gdn plot tests/bench/published_h200.csv --filter fwd/16/32 -o times.svg\n");
+    printf("usage: gdn plot RUN.h5|DIR [RUN...] -o PLOT.svg\n"
+           "       gdn plot RUN.h5|DIR --timeline -o PLOT.svg\n"
+           "       gdn plot REPORT.csv -o PLOT.svg\n"
+           "       gdn plot TIMES.csv [--filter PASS/HK/HV] -o PLOT.svg\n\n"
+           "Draws the training and held-out loss of one to eight runs (a log.h5, or the folder of\n"
+           "gdn train that has it), with --timeline where the time of the step that gdn train\n"
+           "--profile STEP measured went, the errors by head of gdn gradcheck -o\n"
+           "REPORT.csv, or the times of a table of gdn bench --rows: of the rows that match, or of "
+           "all\n"
+           "with one sequence.\n\n"
+           "example:\n"
+           "  gdn plot run long -o loss.svg\n"
+           "  gdn plot run --timeline -o step.svg\n"
+           "  gdn plot tests/bench/published_h200.csv --filter fwd/16/32 -o times.svg\n");
 }
 
 typedef struct curves {
@@ -107,13 +112,35 @@ static gdn_status add_run(curves *c, int run, const char *path, const gdn_io_log
     return GDN_STATUS_OK;
 }
 
-static gdn_status read_run(curves *c, int run, const char *path) {
+static gdn_status open_run(const char *path, gdn_io_log **log) {
     char log_path[4096];
     struct stat about;
-    gdn_io_log *log = NULL;
     const int folder = !stat(path, &about) && S_ISDIR(about.st_mode);
     snprintf(log_path, sizeof(log_path), folder ? "%s/log.h5" : "%s", path);
-    GDN_TRY(gdn_io_log_read(log_path, &log));
+    return gdn_io_log_read(log_path, log);
+}
+
+static gdn_status plot_timeline(const char *path, const char *out) {
+    gdn_io_log *log = NULL;
+    gdni_timeline timeline = {0};
+    char title[200];
+    GDN_TRY(open_run(path, &log));
+    gdn_status status =
+        log->span_count
+            ? gdni_timeline_read(&timeline, log->spans, log->span_count, path)
+            : gdni_fail(GDN_STATUS_BAD_FILE,
+                        "%s: expected a timeline (gdn train --profile STEP), found none", path);
+    snprintf(title, sizeof(title), "%s: one training step", path);
+    if (status == GDN_STATUS_OK)
+        status = gdni_timeline_draw(&timeline, title, out);
+    gdni_timeline_free(&timeline);
+    gdn_io_log_free(log);
+    return status;
+}
+
+static gdn_status read_run(curves *c, int run, const char *path) {
+    gdn_io_log *log = NULL;
+    GDN_TRY(open_run(path, &log));
     const gdn_status status = add_run(c, run, path, log);
     gdn_io_log_free(log);
     return status;
@@ -158,7 +185,7 @@ static int is_times(const char *path) {
 int cli_plot(int argc, char **argv) {
     char *inputs[MAX_RUNS];
     const char *out = NULL, *filter = NULL;
-    int count = 0, reports = 0;
+    int count = 0, reports = 0, timeline = 0;
     if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
         print_help();
         return CLI_OK;
@@ -173,6 +200,8 @@ int cli_plot(int argc, char **argv) {
             if (++i == argc)
                 return cli_usage("plot", "--filter: expected PASS/HK/HV, found nothing");
             filter = argv[i];
+        } else if (!strcmp(argv[i], "--timeline")) {
+            timeline = 1;
         } else if (argv[i][0] == '-') {
             return cli_usage("plot", "unknown option '%s'", argv[i]);
         } else if (count == MAX_RUNS) {
@@ -189,6 +218,13 @@ int cli_plot(int argc, char **argv) {
     if (reports && count > 1)
         return cli_usage("plot", "expected runs or one report, found %d reports among %d files",
                          reports, count);
+    if (timeline && (reports || count > 1))
+        return cli_usage("plot", "--timeline: expected one run, found %s",
+                         reports ? inputs[0] : "several");
+    if (timeline) {
+        CLI_TRY(plot_timeline(inputs[0], out));
+        return CLI_OK;
+    }
     const int times = reports && is_times(inputs[0]);
     if (filter && !times)
         return cli_usage("plot", "--filter: expected a table of times, found %s", inputs[0]);

@@ -30,30 +30,34 @@ static gdn_status place_on_machine(gdni_ranks *ranks, int32_t *place) {
     return status;
 }
 
-/* Whether a device can do this model's operator. */
-static gdn_status check_model(const gdni_backend *b, const gdni_config *c) {
-    gdn_layer layer = GDN_LAYER_INIT;
-    const gdni_device_setup setup = {
-        b->context, b->dtype == GDNI_RUN_FP32 ? GDN_DTYPE_FP32 : GDN_DTYPE_BF16, 0};
-    layer.T = c->batch_tokens;
-    layer.N = c->batch_tokens / c->context;
-    layer.Hk = (int32_t)c->key_heads;
-    layer.Hv = (int32_t)c->value_heads;
-    layer.K = (int32_t)c->key_dim;
-    layer.V = (int32_t)c->value_dim;
-    const gdn_problem problem = gdni_device_problem(&setup, &layer);
-    return gdn_problem_supported(b->context, &problem);
+gdni_lm_setup gdni_backend_setup(const gdni_backend *b, const gdni_config *c, gdni_ranks *ranks) {
+    return (gdni_lm_setup){.ranks = ranks,
+                           .device = b->context,
+                           .recompute = (gdni_recompute)c->recompute,
+                           .save_inverse = (int32_t)c->save_inverse,
+                           .plain = !c->graph,
+                           .passes = (int32_t)c->passes};
 }
 
-static gdn_status open_cuda(gdni_backend *b, const gdni_config *c, gdni_ranks *ranks,
-                            int32_t place) {
+/* Whether a device can do this model's layers. */
+static gdn_status check_model(const gdni_backend *b, const gdni_config *c,
+                              const gdni_lm_shape *shape) {
+    const gdni_lm_setup setup = gdni_backend_setup(b, c, NULL);
+    const gdn_layer layer = gdni_lm_layer(shape, &setup, c->batch_tokens / c->passes,
+                                          c->batch_tokens / c->passes / c->context);
+    return gdn_layer_supported(b->context, &layer);
+}
+
+double gdni_backend_peak(const char *about) {
+    if (strstr(about, "PCIe") || strstr(about, "NVL"))
+        return 0;
+    return strstr(about, "H100") || strstr(about, "H200") ? 989.4e12 : 0;
+}
+
+static gdn_status open_cuda(gdni_backend *b, const gdni_config *c, int32_t place,
+                            gdni_lm_shape *shape) {
     gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     const int32_t count = gdn_device_count();
-    if (ranks && ranks->width > 1)
-        return gdni_fail(GDN_STATUS_UNSUPPORTED,
-                         "[train] backend: cuda does not share sequences between ranks yet: "
-                         "expected --sequence-ranks 1 or --backend cpu, found %d ranks a sequence",
-                         ranks->width);
     config.backend = GDN_BACKEND_CUDA;
     config.device = count > 0 ? place % count : 0;
     config.threads = 1;
@@ -61,12 +65,15 @@ static gdn_status open_cuda(gdni_backend *b, const gdni_config *c, gdni_ranks *r
     GDN_TRY(gdn_device_describe(config.device, b->about, sizeof(b->about)));
     b->backend = GDNI_RUN_CUDA;
     b->dtype = c->dtype == GDNI_RUN_AUTO ? GDNI_RUN_BF16 : c->dtype;
-    return check_model(b, c);
+    b->peak = gdni_backend_peak(b->about);
+    shape->dtype = b->dtype == GDNI_RUN_BF16 ? GDN_DTYPE_BF16 : GDN_DTYPE_FP32;
+    return check_model(b, c, shape);
 }
 
-static gdn_status settle(gdni_backend *b, const gdni_config *c, gdni_ranks *ranks, int32_t place) {
+static gdn_status settle(gdni_backend *b, const gdni_config *c, int32_t place,
+                         gdni_lm_shape *shape) {
     if (c->backend != GDNI_RUN_CPU) {
-        const gdn_status status = open_cuda(b, c, ranks, place);
+        const gdn_status status = open_cuda(b, c, place, shape);
         if (status == GDN_STATUS_OK || c->backend == GDNI_RUN_CUDA)
             return status;
         gdni_backend_close(b);
@@ -81,14 +88,16 @@ static gdn_status settle(gdni_backend *b, const gdni_config *c, gdni_ranks *rank
                  *b->about ? " (" : "", b->about, *b->about ? ")" : "");
     b->backend = GDNI_RUN_CPU;
     b->dtype = GDNI_RUN_FP32;
+    shape->dtype = GDN_DTYPE_FP32;
     return GDN_STATUS_OK;
 }
 
-gdn_status gdni_backend_open(gdni_backend *b, const gdni_config *config, gdni_ranks *ranks) {
+gdn_status gdni_backend_open(gdni_backend *b, const gdni_config *config, gdni_ranks *ranks,
+                             gdni_lm_shape *shape) {
     int32_t place;
     *b = (gdni_backend){0};
     GDN_TRY(place_on_machine(ranks, &place));
-    GDN_TRY(settle(b, config, ranks, place));
+    GDN_TRY(settle(b, config, place, shape));
     snprintf(b->text, sizeof(b->text), "%s %s", names[b->backend], dtypes[b->dtype]);
     return GDN_STATUS_OK;
 }

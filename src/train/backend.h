@@ -1,10 +1,9 @@
-/* Where a run's operator is computed, and in which dtype. The other parts run on the host in fp32.
- */
+/* Where a run computes, and in which dtype. */
 #ifndef GDNI_TRAIN_BACKEND_H
 #define GDNI_TRAIN_BACKEND_H
 
 #include "config.h"
-#include "device.h"
+#include "lm.h"
 #include "ranks.h"
 
 enum {
@@ -16,16 +15,26 @@ typedef struct gdni_backend {
     int64_t backend, dtype;       /* as in a configuration, never AUTO */
     char text[GDNI_BACKEND_TEXT]; /* "cuda bf16" */
     char about[400];              /* the device, or why `auto` is the host */
+    double peak;                  /* FLOP/s of the device's dense bf16 products; 0 = not known */
 } gdni_backend;
 
 /*
- * Settles backend and dtype of a checked configuration. With ranks, all call it, after they have
- * agreed on the configuration; those of one machine take its devices in turn. NO_BACKEND: cuda was
- * asked for and is not here. UNSUPPORTED: cuda was asked for and cannot compute this model, or its
- * ranks share sequences. INVALID_ARGUMENT: bf16 without cuda.
+ * Settles backend and dtype of a checked configuration, for the model of `shape`, whose dtype is
+ * set to that of activations. With ranks, all call it, after they have agreed on the configuration;
+ * those of one machine take its devices in turn. NO_BACKEND: cuda was asked for and is not here.
+ * UNSUPPORTED: cuda was asked for and cannot compute this model. INVALID_ARGUMENT: bf16
+ * without cuda.
  */
-gdn_status gdni_backend_open(gdni_backend *b, const gdni_config *config, gdni_ranks *ranks);
+gdn_status gdni_backend_open(gdni_backend *b, const gdni_config *config, gdni_ranks *ranks,
+                             gdni_lm_shape *shape);
+/* How a model of this run is set up. */
+gdni_lm_setup gdni_backend_setup(const gdni_backend *b, const gdni_config *config,
+                                 gdni_ranks *ranks);
 void gdni_backend_close(gdni_backend *b);
+
+/* FLOP/s of dense bf16 products of the device that gdn_device_describe() calls so, by NVIDIA's data
+ * sheets; 0 where they are not here. */
+double gdni_backend_peak(const char *about);
 
 /* "cuda bf16", from a configuration's text, into text; of one from before there were backends:
  * "cpu fp32". */

@@ -17,6 +17,7 @@
 #define BOOL GDNI_KEY_BOOL
 #define BACKEND GDNI_KEY_BACKEND
 #define DTYPE GDNI_KEY_DTYPE
+#define RECOMPUTE GDNI_KEY_RECOMPUTE
 #define MANY 1e9
 
 /* clang-format off */
@@ -48,10 +49,13 @@ static const gdni_key keys[] = {
     {"train", "log_every", "--log-every", INTEGER, AT(log_every), 1, MANY, 20, 0, "steps between lines of log.txt"},
     {"train", "threads", "--threads", INTEGER, AT(threads), 0, 4096, 0, 0, "0 = all; bitwise repeatable for a given number"},
     {"train", "sequence_ranks", "--sequence-ranks", INTEGER, AT(sequence_ranks), 0, 65536, 0, 0, "under mpirun: ranks that share a sequence; 0 = all"},
-    {"train", "backend", "--backend", BACKEND, AT(backend), 0, 0, GDNI_RUN_AUTO, 0, "auto, cpu or cuda: where the operator runs; auto = cuda if usable"},
-    {"train", "dtype", "--dtype", DTYPE, AT(dtype), 0, 0, GDNI_RUN_AUTO, 0, "auto, fp32 or bf16: of the operator; auto = bf16 on cuda, fp32 on cpu"},
-    {"train", "save_states", "--save-states", BOOL, AT(save_states), 0, 1, 1, 0, "the operator's forward keeps its states for backward"},
-    {"train", "save_inverse", "--save-inverse", BOOL, AT(save_inverse), 0, 1, 0, 0, "and, on cuda, its inverses: more memory, less work"},
+    {"train", "backend", "--backend", BACKEND, AT(backend), 0, 0, GDNI_RUN_AUTO, 0, "auto, cpu or cuda; auto = cuda if usable"},
+    {"train", "dtype", "--dtype", DTYPE, AT(dtype), 0, 0, GDNI_RUN_AUTO, 0, "auto, fp32 or bf16: of activations; auto = bf16 on cuda, fp32 on cpu"},
+    {"train", "passes", "--passes", INTEGER, AT(passes), 1, 64, 1, 0, "over a part of the batch's sequences each, for less memory: their mean is the update's"},
+    {"train", "recompute", "--recompute", RECOMPUTE, AT(recompute), 0, 0, 0, 0, "none, states or layer: what backward computes again, for less memory"},
+    {"train", "save_inverse", "--save-inverse", BOOL, AT(save_inverse), 0, 1, 0, 0, "on cuda: the operator's forward keeps its inverses: more memory, less work"},
+    {"train", "graph", "--graph", BOOL, AT(graph), 0, 1, 1, 0, "on cuda: steps are one CUDA graph, replayed"},
+    {"train", "profile", "--profile", INTEGER, AT(profile), 0, MANY, 0, 0, "step whose time by part is kept, see gdn plot --timeline; 0 = none"},
     {"sample", "tokens", "--sample", INTEGER, AT(sample_tokens), 0, MANY, 200, 0, "tokens of text to print at the end; 0 = none"},
     {"sample", "temperature", "--temperature", REAL, AT(temperature), 0, 100, 0.8, 0, "0 = always the likeliest"},
     {"sample", "seed", "--sample-seed", INTEGER, AT(sample_seed), 0, 9e15, 1, 0, "of the text"},
@@ -85,6 +89,7 @@ static const char *const *words_of(gdni_key_type type) {
     static const char *const bools[] = {"false", "true", NULL};
     static const char *const backends[] = {"auto", "cpu", "cuda", NULL};
     static const char *const dtypes[] = {"auto", "fp32", "bf16", NULL};
+    static const char *const recomputes[] = {"none", "states", "layer", NULL};
     switch (type) {
     case GDNI_KEY_BOOL:
         return bools;
@@ -92,6 +97,8 @@ static const char *const *words_of(gdni_key_type type) {
         return backends;
     case GDNI_KEY_DTYPE:
         return dtypes;
+    case GDNI_KEY_RECOMPUTE:
+        return recomputes;
     case GDNI_KEY_INTEGER:
     case GDNI_KEY_REAL:
         break;
@@ -158,6 +165,9 @@ gdn_status gdni_config_check(const gdni_config *c) {
     GDNI_REQUIRE(c->batch_tokens % c->context == 0,
                  "[train] batch_tokens: expected a multiple of context (%lld), found %lld",
                  (long long)c->context, (long long)c->batch_tokens);
+    GDNI_REQUIRE(c->batch_tokens / c->context % c->passes == 0,
+                 "[train] passes: expected a divisor of the batch's sequences (%lld), found %lld",
+                 (long long)(c->batch_tokens / c->context), (long long)c->passes);
     GDNI_REQUIRE(c->warmup <= c->steps, "[train] warmup: expected at most steps (%lld), found %lld",
                  (long long)c->steps, (long long)c->warmup);
     GDNI_REQUIRE(c->min_lr <= c->lr, "[train] min_lr: expected at most lr (%g), found %g", c->lr,

@@ -18,14 +18,15 @@ enum {
     GDNI_RUN_CUDA = 2,
     GDNI_RUN_FP32 = 1,
     GDNI_RUN_BF16 = 2
-};
+}; /* those of recompute are gdni_recompute */
 
 typedef struct gdni_config {
     /* [model] */
     int64_t width, layers, key_heads, value_heads, key_dim, value_dim, conv_width, mlp, tied;
     /* [train] */
     int64_t steps, context, batch_tokens, warmup, seed, eval_every, eval_tokens, checkpoint_every,
-        keep, log_every, threads, sequence_ranks, backend, dtype, save_states, save_inverse;
+        keep, log_every, threads, sequence_ranks, backend, dtype, passes, recompute, save_inverse,
+        graph, profile;
     double lr, min_lr, weight_decay, beta1, beta2, clip;
     /* [sample] */
     int64_t sample_tokens, sample_seed;
@@ -37,7 +38,8 @@ typedef enum gdni_key_type {
     GDNI_KEY_REAL,
     GDNI_KEY_BOOL,
     GDNI_KEY_BACKEND, /* words, and places in their list */
-    GDNI_KEY_DTYPE
+    GDNI_KEY_DTYPE,
+    GDNI_KEY_RECOMPUTE
 } gdni_key_type;
 
 /* A fixed key cannot change when a run is resumed: the run would be another one. */

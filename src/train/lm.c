@@ -66,23 +66,38 @@ static void assign_offsets(gdni_lm *lm) {
     }
 }
 
+/* What a block keeps between forward and backward besides h_in. */
+static void place_kept(const gdni_lm *lm, gdni_arena *a, gdni_lm_block *b) {
+    const size_t T = (size_t)lm->T, stream = T * (size_t)lm->shape.width * lm->active,
+                 hidden = T * (size_t)lm->shape.mlp * lm->active;
+    b->normed1 = gdni_arena_take(a, stream);
+    b->h_mid = gdni_arena_take(a, stream);
+    b->normed2 = gdni_arena_take(a, stream);
+    b->gate_up = gdni_arena_take(a, 2 * hidden);
+    b->act = gdni_arena_take(a, hidden);
+    b->saved = gdni_arena_take(a, lm->saved_size);
+}
+
 static void place(gdni_lm *lm, gdni_arena *a) {
-    const size_t e = lm->element, T = (size_t)lm->T, D = (size_t)lm->shape.width,
-                 F = (size_t)lm->shape.mlp, flat = (size_t)lm->count * e;
-    const size_t stream = T * D * e;
+    const size_t T = (size_t)lm->T, flat = (size_t)lm->count * lm->element,
+                 stream = T * (size_t)lm->shape.width * lm->active,
+                 hidden = T * (size_t)lm->shape.mlp * lm->active;
     lm->param = gdni_arena_take(a, flat);
     lm->grad = gdni_arena_take(a, flat);
     lm->m = gdni_arena_take(a, flat);
     lm->v = gdni_arena_take(a, flat);
+    lm->rounded =
+        lm->active != lm->element ? gdni_arena_take(a, (size_t)lm->count * lm->active) : NULL;
     for (int32_t i = 0; i < lm->shape.layers; ++i) {
         gdni_lm_block *b = &lm->blocks[i];
         b->h_in = gdni_arena_take(a, stream);
-        b->normed1 = gdni_arena_take(a, stream);
-        b->h_mid = gdni_arena_take(a, stream);
-        b->normed2 = gdni_arena_take(a, stream);
-        b->gate_up = gdni_arena_take(a, T * 2 * F * e);
-        b->act = gdni_arena_take(a, T * F * e);
-        b->saved = gdni_arena_take(a, lm->saved_size);
+        if (i == 0 || lm->setup.recompute != GDNI_RECOMPUTE_LAYER) {
+            place_kept(lm, a, b);
+        } else {
+            void *h_in = b->h_in;
+            *b = lm->blocks[0];
+            b->h_in = h_in;
+        }
     }
     lm->branch = gdni_arena_take(a, stream);
     lm->h_out = gdni_arena_take(a, stream);
@@ -90,13 +105,45 @@ static void place(gdni_lm *lm, gdni_arena *a) {
     lm->d[0] = gdni_arena_take(a, stream);
     lm->d[1] = gdni_arena_take(a, stream);
     lm->dnormed = gdni_arena_take(a, stream);
-    lm->dgate_up = gdni_arena_take(a, T * 2 * F * e);
-    lm->dact = gdni_arena_take(a, T * F * e);
+    lm->dgate_up = gdni_arena_take(a, 2 * hidden);
+    lm->dact = gdni_arena_take(a, hidden);
     lm->workspace = gdni_arena_take(a, lm->workspace_size);
-    lm->entropy_workspace = gdni_arena_take(a, lm->entropy_workspace_size);
-    lm->step_norm = gdni_arena_take(a, sizeof(double));
-    lm->step_scale = gdni_arena_take(a, sizeof(double));
+    lm->numbers = gdni_arena_take(a, sizeof(*lm->numbers));
+    const size_t batch = 2 * T * (size_t)lm->passes * sizeof(int32_t);
+    lm->batch = gdni_arena_take(a, batch);
+    for (int i = 0; i < GDNI_LM_SLOTS; ++i)
+        lm->arriving[i] = gdni_arena_take(a, batch);
+}
+
+/* What the host keeps for copies to and from the model's memory. */
+static void place_host(gdni_lm *lm, gdni_arena *a) {
+    for (int i = 0; i < GDNI_LM_SLOTS; ++i)
+        lm->sending[i] =
+            gdni_arena_take(a, 2 * (size_t)lm->T * (size_t)lm->passes * sizeof(int32_t));
+    lm->results = gdni_arena_take(a, (GDNI_LM_SLOTS + 1) * sizeof(*lm->results));
     lm->shares = gdni_arena_take(a, lm->ranks ? 2 * sizeof(double) * (size_t)lm->ranks->ranks : 0);
+    lm->piece =
+        gdni_arena_take(a, lm->ranks && lm->memory->device ? GDNI_LM_PIECE * sizeof(float) : 0);
+}
+
+static gdn_status allocate(gdni_lm *lm) {
+    gdni_arena arena = {NULL, 0};
+    place(lm, &arena);
+    lm->memory_bytes = arena.used;
+    GDN_TRY(lm->memory->allocate(lm->memory, arena.used, &lm->block_memory));
+    arena = (gdni_arena){lm->block_memory, 0};
+    place(lm, &arena);
+    arena = (gdni_arena){NULL, 0};
+    place_host(lm, &arena);
+    GDN_TRY(lm->memory->allocate_host(lm->memory, arena.used, &lm->host_memory));
+    arena = (gdni_arena){lm->host_memory, 0};
+    place_host(lm, &arena);
+    if (!lm->memory->device) {
+        lm->kept.param = lm->param;
+        lm->kept.m = lm->m;
+        lm->kept.v = lm->v;
+    }
+    return GDN_STATUS_OK;
 }
 
 static size_t larger(size_t a, size_t b) {
@@ -128,22 +175,13 @@ static gdn_status plan_alone(gdni_lm *lm) {
     return GDN_STATUS_OK;
 }
 
-/* Its operator's memory is on the device, so that the host's layer saves no states. */
-static gdn_status plan_device(gdni_lm *lm) {
-    if (!lm->setup.device.context)
-        return GDN_STATUS_OK;
-    return gdni_device_create(&lm->device, &lm->setup.device, &lm->layer, lm->shape.layers,
-                              gdn_context_threads(lm->context));
-}
-
-static gdn_status plan(gdni_lm *lm, int64_t T, int64_t N) {
-    const gdni_lm_shape *s = &lm->shape;
-    const int host_states = !lm->setup.device.context && !lm->setup.recompute;
+gdn_layer gdni_lm_layer(const gdni_lm_shape *s, const gdni_lm_setup *setup, int64_t T, int64_t N) {
     gdn_layer layer = GDN_LAYER_INIT;
     layer.dtype = s->dtype;
-    layer.flags = host_states ? GDN_LAYER_SAVE_STATES : 0;
-    layer.T = lm->sharded ? T : lm->T;
-    layer.N = lm->sharded ? N : lm->T / (T / N);
+    layer.flags = (setup->recompute != GDNI_RECOMPUTE_STATES ? GDN_LAYER_SAVE_STATES : 0) |
+                  (setup->device && setup->save_inverse ? GDN_LAYER_SAVE_INVERSE : 0);
+    layer.T = T;
+    layer.N = N;
     layer.D = s->width;
     layer.Hk = s->key_heads;
     layer.Hv = s->value_heads;
@@ -151,17 +189,30 @@ static gdn_status plan(gdni_lm *lm, int64_t T, int64_t N) {
     layer.V = s->value_dim;
     layer.conv_width = s->conv_width;
     layer.norm_eps = GDNI_LM_EPS;
-    lm->layer = layer;
-    lm->layer_loss = layer;
-    lm->layer_loss.flags = 0;
-    GDN_TRY(lm->sharded ? plan_ranks(lm, T, N) : plan_alone(lm));
-    GDN_TRY(plan_device(lm));
-    gdn_cross_entropy entropy = {
-        .size = sizeof(entropy), .dtype = s->dtype, .T = lm->T, .D = s->width, .vocab = s->vocab};
-    return gdn_cross_entropy_workspace(lm->context, &entropy, &lm->entropy_workspace_size);
+    return layer;
 }
 
-gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_lm_shape *shape,
+static gdn_status plan(gdni_lm *lm, int64_t T, int64_t N) {
+    lm->layer = gdni_lm_layer(&lm->shape, &lm->setup, lm->sharded ? T : lm->T,
+                              lm->sharded ? N : lm->T / (T / N));
+    lm->layer_loss = lm->layer_add = lm->layer;
+    lm->layer_add.flags |= GDN_LAYER_ACCUMULATE;
+    lm->layer_loss.flags = 0;
+    GDN_TRY(lm->sharded ? plan_ranks(lm, T, N) : plan_alone(lm));
+    return gdni_lm_find_workspace(lm);
+}
+
+static void list_params(gdni_lm *lm) {
+    add(lm, "embedding", GDNI_LM_EMBEDDING, lm->shape.vocab, lm->shape.width);
+    for (int32_t i = 0; i < lm->shape.layers; ++i)
+        add_block(lm, i);
+    add(lm, "final_norm", GDNI_LM_NORM, lm->shape.width, 0);
+    if (!lm->shape.tied)
+        add(lm, "head", GDNI_LM_MATRIX, lm->shape.vocab, lm->shape.width);
+    assign_offsets(lm);
+}
+
+gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *host, const gdni_lm_shape *shape,
                           int64_t T, int64_t N, const gdni_lm_setup *setup) {
     gdn_status status = GDN_STATUS_OUT_OF_MEMORY;
     gdni_ranks *ranks = setup ? setup->ranks : NULL;
@@ -180,44 +231,48 @@ gdn_status gdni_lm_create(gdni_lm **out, const gdn_context *context, const gdni_
                  "[train] batch_tokens: expected a token for each of %lld ranks of a sequence, "
                  "found %lld",
                  (long long)width, (long long)(N / groups * (T / N)));
+    const int32_t passes = setup && setup->passes ? setup->passes : 1;
+    GDNI_REQUIRE(passes >= 1 && passes <= GDNI_LM_PASSES,
+                 "[train] passes: expected 1 to %d, found %d", (int)GDNI_LM_PASSES, passes);
+    GDNI_REQUIRE(
+        passes == 1 || !ranks || (setup->device && width == 1),
+        "[train] passes: expected 1 on ranks of the cpu, or that share a sequence, found %d",
+        passes);
     gdni_lm *lm = calloc(1, sizeof(*lm));
     if (!lm)
         goto memory;
-    lm->context = context;
+    lm->passes = passes;
+    lm->host = host;
+    lm->context = setup && setup->device ? setup->device : host;
     lm->shape = *shape;
     if (setup)
         lm->setup = *setup;
     lm->ranks = ranks;
     lm->sharded = width > 1;
     lm->T = gdni_part_of(ranks, N, T / N).count;
-    lm->element = gdn_dtype_size(shape->dtype);
+    lm->master = shape->dtype == GDN_DTYPE_FP64 ? GDN_DTYPE_FP64 : GDN_DTYPE_FP32;
+    lm->element = gdn_dtype_size(lm->master);
+    lm->active = gdn_dtype_size(shape->dtype);
     lm->params = calloc((size_t)(3 + shape->layers * GDNI_LM_BLOCK_PARAMS), sizeof(*lm->params));
     lm->blocks = calloc((size_t)shape->layers, sizeof(*lm->blocks));
     if (!lm->params || !lm->blocks)
         goto memory;
-    add(lm, "embedding", GDNI_LM_EMBEDDING, shape->vocab, shape->width);
-    for (int32_t i = 0; i < shape->layers; ++i)
-        add_block(lm, i);
-    add(lm, "final_norm", GDNI_LM_NORM, shape->width, 0);
-    if (!shape->tied)
-        add(lm, "head", GDNI_LM_MATRIX, shape->vocab, shape->width);
-    assign_offsets(lm);
+    list_params(lm);
+    GDN_TRY_GOTO(gdni_memory_create(&lm->memory, lm->context), failed);
     GDN_TRY_GOTO(plan(lm, T, N), failed);
-    gdni_arena arena = {NULL, 0};
-    place(lm, &arena);
-    lm->memory = aligned_alloc(GDNI_ARENA_ALIGNMENT, arena.used);
-    if (!lm->memory)
-        goto memory;
-    memset(lm->memory, 0, arena.used); /* also touches every page: no surprise in a later step */
-    arena = (gdni_arena){lm->memory, 0};
-    place(lm, &arena);
+    GDN_TRY_GOTO(allocate(lm), sizes);
     *out = lm;
     return GDN_STATUS_OK;
 
+sizes:
+    if (status != GDN_STATUS_OUT_OF_MEMORY)
+        goto failed;
 memory:
     status = gdni_fail(GDN_STATUS_OUT_OF_MEMORY,
-                       "model: out of memory for %d layers of width %d and %lld tokens a batch",
-                       shape->layers, shape->width, (long long)T);
+                       "model: out of memory for %d layers of width %d and %lld tokens a batch "
+                       "(%.2f GB); [train] recompute takes less",
+                       shape->layers, shape->width, (long long)T,
+                       lm ? 1e-9 * (double)lm->memory_bytes : 0.0);
 failed:
     gdni_lm_destroy(lm);
     return status;
@@ -226,11 +281,26 @@ failed:
 void gdni_lm_destroy(gdni_lm *lm) {
     if (!lm)
         return;
-    gdni_device_destroy(lm->device);
-    free(lm->memory);
+    if (lm->memory && lm->block_memory)
+        lm->memory->release(lm->memory, lm->block_memory);
+    if (lm->memory && lm->host_memory)
+        lm->memory->release_host(lm->memory, lm->host_memory);
+    if (lm->memory && lm->kept_memory)
+        lm->memory->release_host(lm->memory, lm->kept_memory);
+    gdni_memory_destroy(lm->memory);
     free(lm->blocks);
     free(lm->params);
     free(lm);
+}
+
+double gdni_lm_flops(const gdni_lm *lm) {
+    const gdni_lm_shape *s = &lm->shape;
+    double weights = 0;
+    for (int32_t i = 0; i < lm->param_count; ++i)
+        if (lm->params[i].kind == GDNI_LM_MATRIX || lm->params[i].kind == GDNI_LM_RESIDUAL ||
+            (s->tied && lm->params[i].kind == GDNI_LM_EMBEDDING))
+            weights += (double)lm->params[i].count;
+    return 6 * weights + 18.0 * s->layers * s->value_heads * s->key_dim * s->value_dim;
 }
 
 static double first_value(const gdni_lm *lm, const gdni_lm_param *p, uint64_t seed, uint64_t stream,
@@ -259,16 +329,20 @@ static double first_value(const gdni_lm *lm, const gdni_lm_param *p, uint64_t se
     return 0.0;
 }
 
-void gdni_lm_initialise(gdni_lm *lm, uint64_t seed) {
+gdn_status gdni_lm_initialise(gdni_lm *lm, uint64_t seed) {
+    const int32_t threads = gdn_context_threads(lm->host);
+    GDN_TRY(gdni_lm_keep(lm));
     for (int32_t t = 0; t < lm->param_count; ++t) {
         const gdni_lm_param *p = &lm->params[t];
-        void *at = gdni_lm_at(lm, lm->param, t);
+        void *at = gdni_lm_at(lm, lm->kept.param, t);
+#pragma omp parallel for num_threads(threads)
         for (int64_t i = 0; i < p->count; ++i) {
             const double x = first_value(lm, p, seed, (uint64_t)t, (uint64_t)i);
-            if (lm->shape.dtype == GDN_DTYPE_FP64)
+            if (lm->master == GDN_DTYPE_FP64)
                 ((double *)at)[i] = x;
             else
                 ((float *)at)[i] = (float)x;
         }
     }
+    return gdni_lm_send(lm);
 }

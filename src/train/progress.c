@@ -11,7 +11,8 @@
 #include "gdn_io.h"
 
 const char *const gdni_log_names[GDNI_LOG_COLUMNS] = {
-    "step", "loss", "lr", "grad_norm", "tokens_per_s", "heldout", "tokens"};
+    "step",    "loss",   "lr",  "grad_norm", "tokens_per_s",
+    "heldout", "tokens", "mfu", "memory",    "communication"};
 
 double gdni_seconds(void) {
     struct timespec now;
@@ -61,8 +62,14 @@ static void print_row(const gdni_progress *p, FILE *to, const double *row, int b
             row[GDNI_LOG_LOSS]);
     if (!brief)
         fprintf(to, "  lr %.2e  gradient %.3f", row[GDNI_LOG_LR], row[GDNI_LOG_GRAD_NORM]);
-    fprintf(to, "  %.0f tokens/s  ETA %ld:%02ld:%02ld  %s", row[GDNI_LOG_TOKENS_PER_S], eta / 3600,
-            eta / 60 % 60, eta % 60, p->backend);
+    fprintf(to, "  %.0f tokens/s", row[GDNI_LOG_TOKENS_PER_S]);
+    if (!isnan(row[GDNI_LOG_MFU]))
+        fprintf(to, "  MFU %.1f%%", 100 * row[GDNI_LOG_MFU]);
+    if (!brief && !isnan(row[GDNI_LOG_MEMORY]))
+        fprintf(to, "  %.1f GB", 1e-9 * row[GDNI_LOG_MEMORY]);
+    if (!brief && !isnan(row[GDNI_LOG_COMMUNICATION]))
+        fprintf(to, "  communication %.1f%%", 100 * row[GDNI_LOG_COMMUNICATION]);
+    fprintf(to, "  ETA %ld:%02ld:%02ld  %s", eta / 3600, eta / 60 % 60, eta % 60, p->backend);
 }
 
 gdn_status gdni_progress_row(gdni_progress *p, const double row[GDNI_LOG_COLUMNS]) {
@@ -107,12 +114,22 @@ void gdni_progress_say(gdni_progress *p, const char *format, ...) {
 
 gdn_status gdni_progress_save(const gdni_progress *p, const char *dir, const char *config) {
     char path[4096];
+    const size_t spans = p->timeline ? (size_t)p->timeline->count : 0;
+    double(*rows)[GDNI_SPAN_COLUMNS] = malloc((spans + 1) * sizeof(*rows));
+    if (!rows)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "log: out of memory");
+    for (size_t i = 0; i < spans; ++i)
+        gdni_timeline_row(&p->timeline->spans[i], rows[i]);
     const gdn_io_log log = {.size = sizeof(log),
                             .columns = GDNI_LOG_COLUMNS,
                             .rows = (size_t)p->count,
                             .names = gdni_log_names,
                             .values = p->rows,
-                            .config = config};
+                            .config = config,
+                            .spans = spans ? rows[0] : NULL,
+                            .span_count = spans};
     snprintf(path, sizeof(path), "%s/log.h5", dir);
-    return gdn_io_log_write(path, &log);
+    const gdn_status status = gdn_io_log_write(path, &log);
+    free(rows);
+    return status;
 }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "gdn.h"
+#include "timeline.h"
 
 /* Columns of the log; heldout is NaN where a step was not followed by an evaluation. */
 enum {
@@ -17,6 +18,11 @@ enum {
     GDNI_LOG_TOKENS_PER_S,
     GDNI_LOG_HELDOUT,
     GDNI_LOG_TOKENS, /* that these weights have seen, over all runs */
+    GDNI_LOG_FIRST_COLUMNS,
+    /* NaN where unknown; checkpoints of before have none of them. */
+    GDNI_LOG_MFU = GDNI_LOG_FIRST_COLUMNS, /* model FLOP over the device's peak */
+    GDNI_LOG_MEMORY,                       /* bytes in use on the device */
+    GDNI_LOG_COMMUNICATION,                /* part of the step that waits for other ranks */
     GDNI_LOG_COLUMNS
 };
 
@@ -32,6 +38,7 @@ typedef struct gdni_progress {
     int64_t first_step;
     double *rows; /* [count][GDNI_LOG_COLUMNS] */
     int64_t count, capacity;
+    const gdni_timeline *timeline; /* of a profiled step; NULL or empty: none */
 } gdni_progress;
 
 double gdni_seconds(void); /* of a clock that never jumps */

@@ -21,11 +21,16 @@ struct gdni_ranks {
      * from token `first` on. */
     gdn_status (*plan)(gdni_ranks *ranks, const gdn_context *context, const gdn_layer *layer,
                        int64_t first, int64_t count, gdn_sizes *sizes);
-    gdn_status (*forward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors);
-    gdn_status (*backward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors);
+    gdn_status (*forward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors, gdn_stream stream);
+    gdn_status (*backward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors, gdn_stream stream);
 
     /* data[count] becomes its sum, added in the order of ranks: the same bits everywhere. */
     gdn_status (*sum)(gdni_ranks *ranks, gdn_dtype dtype, void *data, int64_t count);
+    /* The same for fp32 on a device, beside the stream, after what it has now; the additions' order
+     * is the library's. Both NULL where messages take only what the host can read. What the stream
+     * gets after finish_device waits for all sums. */
+    gdn_status (*sum_device)(gdni_ranks *ranks, float *data, int64_t count, gdn_stream stream);
+    gdn_status (*finish_device)(gdni_ranks *ranks, gdn_stream stream);
     /* all: [ranks][bytes] */
     gdn_status (*gather)(gdni_ranks *ranks, const void *mine, void *all, size_t bytes);
     /* Fails everywhere where it fails on one, with a line that names the rank, or where the
@@ -38,6 +43,9 @@ struct gdni_ranks {
 /* dist outlives ranks. UNSUPPORTED: no MPI in this build. */
 gdn_status gdni_ranks_open(gdni_ranks *ranks, gdn_dist *dist);
 void gdni_ranks_close(gdni_ranks *ranks);
+/* All call it: sets sum_device and finish_device where NCCL is here and each rank has a device of
+ * its own. The context outlives dist. */
+gdn_status gdni_ranks_use_device(gdni_ranks *ranks, const gdn_context *context);
 
 /*
  * This rank's part of a batch of N sequences of `context` tokens: tokens [first, first + count) of

@@ -7,3 +7,7 @@ gdn_status gdni_ranks_open(gdni_ranks *ranks, gdn_dist *dist) {
 }
 
 void gdni_ranks_close(gdni_ranks *ranks) {}
+
+gdn_status gdni_ranks_use_device(gdni_ranks *ranks, const gdn_context *context) {
+    return GDN_STATUS_OK;
+}

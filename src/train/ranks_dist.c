@@ -17,17 +17,27 @@ static gdn_status plan(gdni_ranks *r, const gdn_context *context, const gdn_laye
     return gdn_dist_layer_sizes(made, sizes);
 }
 
-static gdn_status forward(gdni_ranks *r, const gdn_layer_tensors *tensors) {
-    return gdn_dist_layer_forward(r->layer, tensors, NULL);
+static gdn_status forward(gdni_ranks *r, const gdn_layer_tensors *tensors, gdn_stream stream) {
+    return gdn_dist_layer_forward(r->layer, tensors, stream);
 }
 
-static gdn_status backward(gdni_ranks *r, const gdn_layer_tensors *tensors) {
-    return gdn_dist_layer_backward(r->layer, tensors, NULL);
+static gdn_status backward(gdni_ranks *r, const gdn_layer_tensors *tensors, gdn_stream stream) {
+    return gdn_dist_layer_backward(r->layer, tensors, stream);
 }
 
 static gdn_status sum(gdni_ranks *r, gdn_dtype dtype, void *data, int64_t count) {
     gdn_transport *world = gdn_dist_transport(r->dist, GDN_DIST_WORLD);
     return world->all_reduce(world, dtype, data, count, "summing gradients");
+}
+
+static gdn_status sum_device(gdni_ranks *r, float *data, int64_t count, gdn_stream stream) {
+    gdn_transport *world = gdn_dist_transport(r->dist, GDN_DIST_WORLD);
+    return world->device_all_reduce(world, GDN_DTYPE_FP32, data, count, stream);
+}
+
+static gdn_status finish_device(gdni_ranks *r, gdn_stream stream) {
+    gdn_transport *world = gdn_dist_transport(r->dist, GDN_DIST_WORLD);
+    return world->device_finish(world, stream);
 }
 
 static gdn_status gather(gdni_ranks *r, const void *mine, void *all, size_t bytes) {
@@ -55,6 +65,20 @@ gdn_status gdni_ranks_open(gdni_ranks *ranks, gdn_dist *dist) {
                           .gather = gather,
                           .agree = agree,
                           .note = note};
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_ranks_use_device(gdni_ranks *r, const gdn_context *context) {
+    if (!gdn_dist_nccl_version())
+        return GDN_STATUS_OK;
+    const gdn_status status = gdn_dist_use_nccl(r->dist, context, NULL);
+    if (status == GDN_STATUS_UNSUPPORTED) { /* ranks share a device */
+        gdni_clear_error();
+        return GDN_STATUS_OK;
+    }
+    GDN_TRY(status);
+    r->sum_device = sum_device;
+    r->finish_device = finish_device;
     return GDN_STATUS_OK;
 }
 

@@ -60,14 +60,14 @@ gdn_status gdni_sampler_create(gdni_sampler **out, const gdni_lm *lm) {
         goto memory;
     s->lm = lm;
     s->problem = (gdn_problem)GDN_PROBLEM_INIT;
-    s->problem.dtype = m->dtype;
+    s->problem.dtype = lm->master;
     s->problem.flags = GDN_FLAG_L2NORM_QK;
     s->problem.T = 1;
     s->problem.Hk = m->key_heads;
     s->problem.Hv = m->value_heads;
     s->problem.K = m->key_dim;
     s->problem.V = m->value_dim;
-    GDN_TRY_GOTO(gdn_problem_sizes(lm->context, &s->problem, &sizes), failed);
+    GDN_TRY_GOTO(gdn_problem_sizes(lm->host, &s->problem, &sizes), failed);
     s->workspace_size = sizes.forward_workspace;
     s->channels = (size_t)(2 * m->key_heads * m->key_dim + m->value_heads * m->value_dim);
     s->halo_size = (size_t)(m->conv_width - 1) * s->channels * lm->element;
@@ -110,30 +110,30 @@ void gdni_sampler_reset(gdni_sampler *sampler) {
 static gdn_status project(const gdni_sampler *s, int32_t index, const void *x, void *y) {
     const gdni_lm *lm = s->lm;
     const gdn_linear part = {.size = sizeof(part),
-                             .dtype = lm->shape.dtype,
+                             .dtype = lm->master,
                              .T = 1,
                              .in = (int32_t)lm->params[index].shape[1],
                              .out = (int32_t)lm->params[index].shape[0],
                              .x = x,
-                             .weight = gdni_lm_at(lm, lm->param, index),
+                             .weight = gdni_lm_at(lm, lm->kept.param, index),
                              .y = y};
-    return gdn_linear_forward(lm->context, &part, NULL);
+    return gdn_linear_forward(lm->host, &part, NULL);
 }
 
 /* With a residual the stream s->h becomes x + s->h. */
 static gdn_status normalise(gdni_sampler *s, int32_t index, int add_branch) {
     const gdni_lm *lm = s->lm;
     const gdn_rmsnorm part = {.size = sizeof(part),
-                              .dtype = lm->shape.dtype,
+                              .dtype = lm->master,
                               .T = 1,
                               .D = lm->shape.width,
                               .eps = GDNI_LM_EPS,
                               .x = add_branch ? s->branch : s->h,
                               .residual = add_branch ? s->h : NULL,
-                              .weight = gdni_lm_at(lm, lm->param, index),
+                              .weight = gdni_lm_at(lm, lm->kept.param, index),
                               .h = add_branch ? s->sum : NULL,
                               .y = s->normed};
-    GDN_TRY(gdn_rmsnorm_forward(lm->context, &part, NULL));
+    GDN_TRY(gdn_rmsnorm_forward(lm->host, &part, NULL));
     if (add_branch)
         memcpy(s->h, s->sum, (size_t)lm->shape.width * lm->element);
     return GDN_STATUS_OK;
@@ -143,18 +143,18 @@ static gdn_status convolve(gdni_sampler *s, int32_t block) {
     const gdni_lm *lm = s->lm;
     const size_t row = s->channels * lm->element;
     char *halo = s->blocks[block].halo;
-    const gdn_conv1d part = {.size = sizeof(part),
-                             .dtype = lm->shape.dtype,
-                             .T = 1,
-                             .N = 1,
-                             .channels = (int32_t)s->channels,
-                             .width = lm->shape.conv_width,
-                             .x = s->qkv,
-                             .weight =
-                                 gdni_lm_at(lm, lm->param, gdni_lm_index(block, GDNI_LM_CONV1D)),
-                             .halo = s->halo_size ? halo : NULL,
-                             .y = s->conv};
-    GDN_TRY(gdn_conv1d_forward(lm->context, &part, NULL));
+    const gdn_conv1d part = {
+        .size = sizeof(part),
+        .dtype = lm->master,
+        .T = 1,
+        .N = 1,
+        .channels = (int32_t)s->channels,
+        .width = lm->shape.conv_width,
+        .x = s->qkv,
+        .weight = gdni_lm_at(lm, lm->kept.param, gdni_lm_index(block, GDNI_LM_CONV1D)),
+        .halo = s->halo_size ? halo : NULL,
+        .y = s->conv};
+    GDN_TRY(gdn_conv1d_forward(lm->host, &part, NULL));
     if (s->halo_size) {
         memmove(halo, halo + row, s->halo_size - row);
         memcpy(halo + s->halo_size - row, s->qkv, row);
@@ -165,27 +165,27 @@ static gdn_status convolve(gdni_sampler *s, int32_t block) {
 static gdn_status mix(gdni_sampler *s, int32_t block) {
     const gdni_lm *lm = s->lm;
     const size_t keys = (size_t)(lm->shape.key_heads * lm->shape.key_dim) * lm->element;
-    const gdn_gate gate = {.size = sizeof(gate),
-                           .dtype = lm->shape.dtype,
-                           .T = 1,
-                           .H = lm->shape.value_heads,
-                           .a = s->a,
-                           .b = s->b,
-                           .A_log = gdni_lm_at(lm, lm->param, gdni_lm_index(block, GDNI_LM_ALOG)),
-                           .dt_bias =
-                               gdni_lm_at(lm, lm->param, gdni_lm_index(block, GDNI_LM_DTBIAS)),
-                           .g = s->g,
-                           .beta = s->beta};
+    const gdn_gate gate = {
+        .size = sizeof(gate),
+        .dtype = lm->master,
+        .T = 1,
+        .H = lm->shape.value_heads,
+        .a = s->a,
+        .b = s->b,
+        .A_log = gdni_lm_at(lm, lm->kept.param, gdni_lm_index(block, GDNI_LM_ALOG)),
+        .dt_bias = gdni_lm_at(lm, lm->kept.param, gdni_lm_index(block, GDNI_LM_DTBIAS)),
+        .g = s->g,
+        .beta = s->beta};
     const gdn_gated_rmsnorm norm = {
         .size = sizeof(norm),
-        .dtype = lm->shape.dtype,
+        .dtype = lm->master,
         .T = 1,
         .H = lm->shape.value_heads,
         .V = lm->shape.value_dim,
         .eps = GDNI_LM_EPS,
         .x = s->o,
         .z = s->z,
-        .weight = gdni_lm_at(lm, lm->param, gdni_lm_index(block, GDNI_LM_GATED_NORM)),
+        .weight = gdni_lm_at(lm, lm->kept.param, gdni_lm_index(block, GDNI_LM_GATED_NORM)),
         .y = s->y};
     gdn_tensors t = GDN_TENSORS_INIT;
     t.q = s->conv;
@@ -198,15 +198,15 @@ static gdn_status mix(gdni_sampler *s, int32_t block) {
     t.final_state = s->next_state;
     t.workspace = s->workspace;
     t.workspace_size = s->workspace_size;
-    GDN_TRY(gdn_gate_forward(lm->context, &gate, NULL));
-    GDN_TRY(gdn_forward(lm->context, &s->problem, &t, NULL));
+    GDN_TRY(gdn_gate_forward(lm->host, &gate, NULL));
+    GDN_TRY(gdn_forward(lm->host, &s->problem, &t, NULL));
     memcpy(s->blocks[block].state, s->next_state, s->state_size);
-    return gdn_gated_rmsnorm_forward(lm->context, &norm, NULL);
+    return gdn_gated_rmsnorm_forward(lm->host, &norm, NULL);
 }
 
 static gdn_status run_block(gdni_sampler *s, int32_t i) {
     const gdn_swiglu act = {.size = sizeof(act),
-                            .dtype = s->lm->shape.dtype,
+                            .dtype = s->lm->master,
                             .T = 1,
                             .F = s->lm->shape.mlp,
                             .x = s->gate_up,
@@ -221,21 +221,21 @@ static gdn_status run_block(gdni_sampler *s, int32_t i) {
     GDN_TRY(project(s, gdni_lm_index(i, GDNI_LM_OUT), s->y, s->branch));
     GDN_TRY(normalise(s, gdni_lm_index(i, GDNI_LM_NORM2), 1));
     GDN_TRY(project(s, gdni_lm_index(i, GDNI_LM_GATE_UP), s->normed, s->gate_up));
-    GDN_TRY(gdn_swiglu_forward(s->lm->context, &act, NULL));
+    GDN_TRY(gdn_swiglu_forward(s->lm->host, &act, NULL));
     return project(s, gdni_lm_index(i, GDNI_LM_DOWN), s->act, s->branch);
 }
 
 gdn_status gdni_sampler_feed(gdni_sampler *s, int32_t token, const void **logits) {
     const gdni_lm *lm = s->lm;
     const gdn_embedding embedding = {.size = sizeof(embedding),
-                                     .dtype = lm->shape.dtype,
+                                     .dtype = lm->master,
                                      .T = 1,
                                      .vocab = lm->shape.vocab,
                                      .D = lm->shape.width,
                                      .tokens = &token,
-                                     .weight = gdni_lm_at(lm, lm->param, 0),
+                                     .weight = gdni_lm_at(lm, lm->kept.param, 0),
                                      .y = s->h};
-    GDN_TRY(gdn_embedding_forward(lm->context, &embedding, NULL));
+    GDN_TRY(gdn_embedding_forward(lm->host, &embedding, NULL));
     for (int32_t i = 0; i < lm->shape.layers; ++i)
         GDN_TRY(run_block(s, i));
     GDN_TRY(normalise(s, gdni_lm_final_norm(lm), 1));
@@ -245,8 +245,8 @@ gdn_status gdni_sampler_feed(gdni_sampler *s, int32_t token, const void **logits
 }
 
 static double logit(const gdni_lm *lm, const void *logits, int32_t i) {
-    return lm->shape.dtype == GDN_DTYPE_FP64 ? ((const double *)logits)[i]
-                                             : (double)((const float *)logits)[i];
+    return lm->master == GDN_DTYPE_FP64 ? ((const double *)logits)[i]
+                                        : (double)((const float *)logits)[i];
 }
 
 int32_t gdni_sampler_choose(const gdni_lm *lm, const void *logits, double temperature, double u) {

@@ -1,6 +1,7 @@
 /*
  * Text from a model, one token at a time: every block carries its GDN state and the inputs of its
- * convolution, so a token costs the same however long the text before it is.
+ * convolution, so a token costs the same however long the text before it is. On the host, from the
+ * host's copy of the parameters (gdni_lm_fetch).
  */
 #ifndef GDNI_TRAIN_SAMPLER_H
 #define GDNI_TRAIN_SAMPLER_H
@@ -16,7 +17,7 @@ void gdni_sampler_destroy(gdni_sampler *sampler);
 /* Forgets the text so far. */
 void gdni_sampler_reset(gdni_sampler *sampler);
 
-/* Reads one token; *logits [vocab], of the model's dtype, are those of the token after it and stay
+/* Reads one token; *logits [vocab], of the master type, are those of the token after it and stay
  * until the next call. */
 gdn_status gdni_sampler_feed(gdni_sampler *sampler, int32_t token, const void **logits);
 

@@ -1,6 +1,7 @@
 #include "state.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,7 +15,7 @@ enum {
     OTHERS = 9,       /* entries that are not tensors of the model */
     PROBE = 4096,     /* tokens at either end that make a fingerprint */
     NAME_SIZE = 72,   /* of an entry */
-    NAMES_TEXT = 128, /* of the log's columns in one text */
+    NAMES_TEXT = 160, /* of the log's columns in one text */
 };
 
 typedef struct entry_list {
@@ -53,8 +54,8 @@ static void free_entries(entry_list *list) {
 /* Entries of the model's tensors in the three buffers; data points into them. */
 static gdn_status list_tensors(const gdni_lm *lm, entry_list *list) {
     static const char *const groups[BUFFERS] = {"model", "adam_m", "adam_v"};
-    void *const buffers[BUFFERS] = {lm->param, lm->m, lm->v};
-    const gdn_io_type type = lm->shape.dtype == GDN_DTYPE_FP64 ? GDN_IO_F64 : GDN_IO_F32;
+    void *const buffers[BUFFERS] = {lm->kept.param, lm->kept.m, lm->kept.v};
+    const gdn_io_type type = lm->master == GDN_DTYPE_FP64 ? GDN_IO_F64 : GDN_IO_F32;
     list->tensors = BUFFERS * lm->param_count;
     list->entries = calloc((size_t)list->tensors + OTHERS, sizeof(*list->entries));
     list->names = calloc((size_t)list->tensors, sizeof(*list->names));
@@ -136,14 +137,15 @@ int gdni_state_present(const char *dir) {
     return found;
 }
 
-static gdn_status read_tensors(gdn_io_checkpoint *file, const gdni_lm *lm) {
+static gdn_status read_tensors(gdn_io_checkpoint *file, gdni_lm *lm) {
     entry_list list;
     gdn_status status = GDN_STATUS_OK;
+    GDN_TRY(gdni_lm_keep(lm));
     GDN_TRY(list_tensors(lm, &list));
     for (int32_t i = 0; i < list.tensors && status == GDN_STATUS_OK; ++i)
         status = gdn_io_checkpoint_read(file, &list.entries[i], (void *)list.entries[i].data);
     free_entries(&list);
-    return status;
+    return status == GDN_STATUS_OK ? gdni_lm_send(lm) : status;
 }
 
 static gdn_status read_scalar(gdn_io_checkpoint *file, const char *name, gdn_io_type type,
@@ -175,16 +177,26 @@ gdn_status gdni_state_read_config(gdn_io_checkpoint *file, char **config) {
     return gdn_io_checkpoint_read(file, &want, *config);
 }
 
+/* A log of before there were all of today's columns has NaN in the others. */
+static void widen(double *rows, int64_t count, int64_t columns) {
+    for (int64_t r = count - 1; r >= 0; --r)
+        for (int64_t c = GDNI_LOG_COLUMNS - 1; c >= 0; --c)
+            rows[r * GDNI_LOG_COLUMNS + c] = c < columns ? rows[r * columns + c] : NAN;
+}
+
 static gdn_status read_log(gdn_io_checkpoint *file, const char *path, gdni_progress *log) {
     int32_t ndim;
     gdn_io_entry want = {.name = "log/values", .type = GDN_IO_F64, .ndim = 2};
     GDN_TRY(gdn_io_checkpoint_shape(file, want.name, want.type, &ndim, want.shape));
-    if (ndim != 2 || want.shape[1] != GDNI_LOG_COLUMNS)
+    const int64_t columns = want.shape[ndim - 1];
+    if (ndim != 2 || columns < GDNI_LOG_FIRST_COLUMNS || columns > GDNI_LOG_COLUMNS)
         return gdni_fail(GDN_STATUS_BAD_FILE, "%s: log/values: expected %d columns, found %lld",
-                         path, (int)GDNI_LOG_COLUMNS, (long long)want.shape[ndim - 1]);
+                         path, (int)GDNI_LOG_COLUMNS, (long long)columns);
     GDN_TRY(gdni_progress_reserve(log, want.shape[0]));
     log->count = want.shape[0];
-    return gdn_io_checkpoint_read(file, &want, log->rows);
+    GDN_TRY(gdn_io_checkpoint_read(file, &want, log->rows));
+    widen(log->rows, log->count, columns);
+    return GDN_STATUS_OK;
 }
 
 gdn_status gdni_state_resume(const char *path, const gdni_config *config, uint64_t dataset,
@@ -232,7 +244,8 @@ gdn_status gdni_state_start_from(const char *path, const gdni_config *config, gd
     GDN_TRY(gdn_io_checkpoint_open(path, &file));
     GDN_TRY_GOTO(gdni_state_read_config(file, &then), cleanup);
     if (gdni_weights_imported(then)) {
-        status = gdni_weights_take(file, path, then, config, lm);
+        GDN_TRY_GOTO(gdni_weights_take(file, path, then, config, lm), cleanup);
+        status = gdni_lm_send(lm);
         goto cleanup;
     }
     GDN_TRY_GOTO(gdni_config_same(config, then, "model", path), cleanup);

@@ -33,7 +33,7 @@ typedef struct gdni_state {
 /* Identity of a dataset: vocabulary, sizes, first and last tokens of both splits. */
 gdn_status gdni_state_fingerprint(gdn_io_dataset *dataset, uint64_t *fingerprint);
 
-/* Writes DIR/step-....h5; keep as in gdn_io_checkpoint_write. */
+/* Writes DIR/step-....h5 from the host's copy of the model; keep as in gdn_io_checkpoint_write. */
 gdn_status gdni_state_write(const char *dir, int64_t keep, const gdni_state *state,
                             const gdni_lm *lm, const gdni_progress *log, const char *config);
 

@@ -1,6 +1,5 @@
 #include "trainer.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -9,32 +8,43 @@
 
 #include "batch.h"
 #include "error.h"
-#include "random.h"
-#include "sampler.h"
+#include "sample_text.h"
+#include "saver.h"
 #include "state.h"
 
 enum {
-    PROMPT_TOKENS = 64,
-    STREAM_SAMPLE = 0x73616d70,
     SETTINGS = 1000,    /* characters that ranks compare */
     COMPARE_EVERY = 100 /* steps between comparisons of the ranks' parameters */
 };
+
+/* A step that has begun and whose row of the log is to come. */
+typedef struct step_begun {
+    int64_t step, tokens; /* tokens: with it, over all runs */
+    double lr, began;
+} step_begun;
 
 typedef struct trainer {
     const gdni_run *run;
     const gdni_config *config;
     gdn_context *context; /* of the host */
-    gdni_backend backend; /* of the operator */
+    gdni_backend backend;
+    gdni_lm_shape shape;
     gdn_io_dataset *dataset;
     gdni_lm *lm;
     gdni_sampler *sampler;
     gdni_batch batch;
     gdni_progress progress;
-    gdni_state state;
+    gdni_state state; /* after the last step that has begun */
+    gdni_saver saver;
+    gdni_timeline timeline;
+    step_begun begun[GDNI_LM_SLOTS];
+    double last_end; /* seconds: when the last step ended */
+    double flops;    /* of the model, a token, forward and backward */
     char *config_text;
-    int64_t predicted;  /* held-out tokens that an evaluation predicts */
-    int64_t saved_step; /* of the newest checkpoint; -1 = none */
-    int stopping;       /* after this step */
+    int64_t predicted;   /* held-out tokens that an evaluation predicts */
+    int64_t saved_step;  /* of the newest checkpoint; -1 = none */
+    int64_t saving_step; /* of the one that the saver is at */
+    int stopping;        /* after this step */
 } trainer;
 
 double gdni_learning_rate(const gdni_config *config, int64_t step) {
@@ -77,10 +87,26 @@ static gdn_status open_dataset(trainer *t) {
     return gdni_state_fingerprint(t->dataset, &t->state.dataset);
 }
 
-/* Settles where the operator runs. The configuration that is kept says so. */
+static gdni_lm_shape shape_of(const trainer *t) {
+    const gdni_config *c = t->config;
+    return (gdni_lm_shape){.dtype = GDN_DTYPE_FP32,
+                           .vocab = gdn_io_dataset_vocab(t->dataset),
+                           .width = (int32_t)c->width,
+                           .layers = (int32_t)c->layers,
+                           .key_heads = (int32_t)c->key_heads,
+                           .value_heads = (int32_t)c->value_heads,
+                           .key_dim = (int32_t)c->key_dim,
+                           .value_dim = (int32_t)c->value_dim,
+                           .conv_width = (int32_t)c->conv_width,
+                           .mlp = (int32_t)c->mlp,
+                           .tied = (int32_t)c->tied};
+}
+
+/* Settles where the run computes. The configuration that is kept says so. */
 static gdn_status open_backend(trainer *t) {
     gdni_config settled = *t->config;
-    GDN_TRY(gdni_backend_open(&t->backend, t->config, t->run->ranks));
+    t->shape = shape_of(t);
+    GDN_TRY(gdni_backend_open(&t->backend, t->config, t->run->ranks, &t->shape));
     settled.backend = t->backend.backend;
     settled.dtype = t->backend.dtype;
     t->progress.backend = t->backend.text;
@@ -89,34 +115,15 @@ static gdn_status open_backend(trainer *t) {
     return gdni_config_text(&settled, &t->config_text);
 }
 
-static gdni_lm_setup setup_of(const trainer *t) {
-    const gdni_config *c = t->config;
-    return (gdni_lm_setup){
-        .ranks = t->run->ranks,
-        .device = {.context = t->backend.context,
-                   .dtype = t->backend.dtype == GDNI_RUN_BF16 ? GDN_DTYPE_BF16 : GDN_DTYPE_FP32,
-                   .flags = (c->save_states ? GDN_FLAG_SAVE_STATES : 0) |
-                            (c->save_inverse ? GDN_FLAG_SAVE_INVERSE : 0)},
-        .recompute = !c->save_states};
-}
-
 static gdn_status open_model(trainer *t) {
     const gdni_config *c = t->config;
-    const gdni_lm_setup setup = setup_of(t);
-    const gdni_lm_shape shape = {.dtype = GDN_DTYPE_FP32,
-                                 .vocab = gdn_io_dataset_vocab(t->dataset),
-                                 .width = (int32_t)c->width,
-                                 .layers = (int32_t)c->layers,
-                                 .key_heads = (int32_t)c->key_heads,
-                                 .value_heads = (int32_t)c->value_heads,
-                                 .key_dim = (int32_t)c->key_dim,
-                                 .value_dim = (int32_t)c->value_dim,
-                                 .conv_width = (int32_t)c->conv_width,
-                                 .mlp = (int32_t)c->mlp,
-                                 .tied = (int32_t)c->tied};
-    const int64_t N = c->batch_tokens / c->context;
+    const gdni_lm_setup setup = gdni_backend_setup(&t->backend, c, t->run->ranks);
+    const int64_t N = c->batch_tokens / c->context / c->passes; /* sequences of a pass */
     const gdni_part part = gdni_part_of(t->run->ranks, N, c->context);
-    GDN_TRY(gdni_lm_create(&t->lm, t->context, &shape, c->batch_tokens, N, &setup));
+    if (t->run->ranks && t->backend.context)
+        GDN_TRY(gdni_ranks_use_device(t->run->ranks, t->backend.context));
+    GDN_TRY(gdni_lm_create(&t->lm, t->context, &t->shape, N * c->context, N, &setup));
+    t->flops = gdni_lm_flops(t->lm);
     if (c->sample_tokens && writes(t))
         GDN_TRY(gdni_sampler_create(&t->sampler, t->lm));
     return gdni_batch_create(&t->batch, N, c->context, part.first, part.count);
@@ -144,7 +151,7 @@ static gdn_status load_state(trainer *t) {
                  "--out: %s already holds a run; add --resume to continue it, or name another "
                  "folder",
                  run->out);
-    t->saved_step = -1;
+    t->saved_step = t->saving_step = -1;
     t->state.threads = threads;
     t->state.ranks[0] = ranks;
     t->state.ranks[1] = width;
@@ -156,9 +163,9 @@ static gdn_status load_state(trainer *t) {
         GDNI_REQUIRE(t->state.step <= t->config->steps,
                      "[train] steps: expected %lld or more as in %s, found %lld",
                      (long long)t->state.step, path, (long long)t->config->steps);
-        t->saved_step = t->state.step;
+        t->saved_step = t->saving_step = t->state.step;
     } else {
-        gdni_lm_initialise(t->lm, t->state.seed);
+        GDN_TRY(gdni_lm_initialise(t->lm, t->state.seed));
         if (run->init_from)
             GDN_TRY(gdni_state_start_from(run->init_from, t->config, &t->state, t->lm));
     }
@@ -181,8 +188,7 @@ static gdn_status load_state(trainer *t) {
                               (long long)t->state.ranks[1]);
         if (strcmp(t->state.backend, t->backend.text))
             gdni_progress_say(&t->progress,
-                              "note: the operator on %s now, %s before: the result will differ in "
-                              "rounding",
+                              "note: on %s now, on %s before: the result will differ in rounding",
                               t->backend.text, t->state.backend);
         t->state.threads = threads;
         t->state.ranks[0] = ranks;
@@ -211,26 +217,40 @@ static void describe(trainer *t) {
                       (long long)t->predicted, (long long)t->config->context,
                       (long long)t->config->batch_tokens, gdn_context_threads(t->context), over);
     const char *about = t->backend.about;
-    gdni_progress_say(&t->progress, "operator on %s%s%s%s%s", t->backend.text, *about ? " (" : "",
-                      about, *about ? ")" : "",
-                      t->backend.context ? ", all else on cpu in fp32" : "");
+    gdni_progress_say(&t->progress, "computing on %s%s%s%s; the model and its batch take %.2f GB",
+                      t->backend.text, *about ? " (" : "", about, *about ? ")" : "",
+                      1e-9 * (double)t->lm->memory_bytes);
 }
 
+/* Waits for the checkpoint that is being written. */
+static gdn_status end_save(trainer *t) {
+    if (t->saver.running)
+        GDN_TRY(gdni_saver_join(&t->saver));
+    t->saved_step = t->saving_step;
+    return GDN_STATUS_OK;
+}
+
+/* No step may have begun and not ended. */
 static gdn_status save(trainer *t) {
     if (!t->state.step)
         return GDN_STATUS_OK;
+    GDN_TRY(end_save(t));
     GDN_TRY(compare_ranks(t, GDN_STATUS_OK));
     if (t->run->ranks)
         t->run->ranks->note(t->run->ranks, "writing a checkpoint");
     if (t->saved_step != t->state.step && writes(t))
-        GDN_TRY(gdni_state_write(t->run->out, t->config->keep, &t->state, t->lm, &t->progress,
-                                 t->config_text));
-    t->saved_step = t->state.step;
+        GDN_TRY(gdni_saver_start(&t->saver, t->lm, t->run->out, t->config->keep, &t->state,
+                                 &t->progress, t->config_text));
+    t->saving_step = t->state.step;
+    if (!t->saver.running)
+        t->saved_step = t->saving_step;
     return writes(t) ? gdni_progress_save(&t->progress, t->run->out, t->config_text)
                      : GDN_STATUS_OK;
 }
 
-static void describe_last(const trainer *t, char *text, size_t size) {
+static void describe_last(trainer *t, char *text, size_t size) {
+    if (t->saver.running && end_save(t) != GDN_STATUS_OK)
+        gdni_progress_say(&t->progress, "%s", gdn_last_error());
     if (t->saved_step >= 0)
         snprintf(text, size, "the last checkpoint is that of step %lld", (long long)t->saved_step);
     else
@@ -255,8 +275,8 @@ static gdn_status not_finite(trainer *t, int64_t step, const char *what, double 
 /* A pass that failed, such as one that met a NaN between two ranks. */
 static gdn_status failed_pass(trainer *t, int64_t step) {
     char last[64], line[512];
-    describe_last(t, last, sizeof(last));
     snprintf(line, sizeof(line), "%s", gdn_last_error());
+    describe_last(t, last, sizeof(last));
     return gdni_fail(GDN_STATUS_INTERNAL_ERROR, "step %lld: %s; %s in %s", (long long)step, line,
                      last, t->run->out);
 }
@@ -277,106 +297,125 @@ static gdn_status evaluate(trainer *t, double *heldout, double *own) {
     return GDN_STATUS_OK;
 }
 
-static gdn_status step_once(trainer *t) {
+/* Whether held-out text is read after a step. */
+static int is_evaluated(const trainer *t, int64_t step) {
     const gdni_config *c = t->config;
-    const int64_t step = t->state.step + 1;
-    const double began = gdni_seconds();
-    double loss = 0, heldout = NAN, own = 0;
-    gdni_lm_update update = {.count = t->state.updates + 1,
-                             .lr = gdni_learning_rate(c, step),
-                             .beta1 = c->beta1,
-                             .beta2 = c->beta2,
-                             .eps = 1e-8,
-                             .weight_decay = c->weight_decay,
-                             .clip = c->clip};
-    GDN_TRY(gdni_batch_draw(&t->batch, t->dataset, t->state.seed, t->state.tokens));
-    if (gdni_lm_gradient(t->lm, t->batch.tokens, t->batch.targets, &loss) != GDN_STATUS_OK)
-        return failed_pass(t, step);
-    if (!isfinite(loss))
-        return not_finite(t, step, "loss", loss, t->lm->own_loss);
-    GDN_TRY(gdni_lm_step(t->lm, &update));
-    if (!isfinite(update.grad_norm))
-        return not_finite(t, step, "norm of the gradient", update.grad_norm, t->lm->own_norm);
-    t->state.step = step;
-    t->state.updates += 1;
-    t->state.tokens += c->batch_tokens;
-    const double rate = (double)c->batch_tokens / (gdni_seconds() - began);
-    if (step == c->steps || (c->eval_every && step % c->eval_every == 0)) {
-        if (evaluate(t, &heldout, &own) != GDN_STATUS_OK)
-            return failed_pass(t, step);
-        if (!isfinite(heldout))
-            return not_finite(t, step, "held-out loss", heldout, own);
-    }
-    const double row[GDNI_LOG_COLUMNS] = {[GDNI_LOG_STEP] = (double)step,
-                                          [GDNI_LOG_LOSS] = loss,
-                                          [GDNI_LOG_LR] = update.lr,
-                                          [GDNI_LOG_GRAD_NORM] = update.grad_norm,
-                                          [GDNI_LOG_TOKENS_PER_S] = rate,
-                                          [GDNI_LOG_HELDOUT] = heldout,
-                                          [GDNI_LOG_TOKENS] = (double)t->state.tokens};
-    GDN_TRY(gdni_progress_row(&t->progress, row));
-    if (c->checkpoint_every && step % c->checkpoint_every == 0)
-        return save(t);
-    return step % COMPARE_EVERY ? GDN_STATUS_OK : compare_ranks(t, GDN_STATUS_OK);
+    return step == c->steps || (c->eval_every && step % c->eval_every == 0);
 }
 
-/* Length of the UTF-8 character at text, 0 if it is none or a control character. */
-static size_t character(const unsigned char *text, size_t left) {
-    const size_t length = *text < 0x80   ? 1
-                          : *text < 0xc2 ? 0
-                          : *text < 0xe0 ? 2
-                          : *text < 0xf0 ? 3
-                          : *text < 0xf5 ? 4
-                                         : 0;
-    if (length > left || (length == 1 && *text != '\n' && *text != '\t' && iscntrl(*text)))
-        return 0;
-    for (size_t i = 1; i < length; ++i)
-        if ((text[i] & 0xc0) != 0x80)
-            return 0;
-    return length;
+static int is_saved(const trainer *t, int64_t step) {
+    return t->config->checkpoint_every && step % t->config->checkpoint_every == 0;
 }
 
-/* Says tokens as text, '?' for bytes that a terminal had better not see. */
-static gdn_status say_text(trainer *t, const char *title, const int32_t *tokens, int64_t count) {
-    char *text = NULL;
-    size_t bytes, length;
-    GDN_TRY(gdn_io_dataset_decode(t->dataset, tokens, count, &text, &bytes));
-    for (size_t i = 0; i < bytes; i += length ? length : 1) {
-        length = character((const unsigned char *)text + i, bytes - i);
-        if (!length)
-            text[i] = '?';
-    }
-    gdni_progress_say(&t->progress, "--- %s\n%.*s", title, (int)bytes, text);
-    free(text);
+/* What of the step's time each part took, where it was profiled. */
+static gdn_status read_timeline(trainer *t) {
+    gdni_timeline *timeline = &t->timeline;
+    double sums[GDNI_SPAN_PARTS] = {0}, all = 0;
+    char line[600] = "";
+    GDN_TRY(gdni_lm_read_spans(t->lm, timeline, &all));
+    for (int32_t i = 0; i < timeline->count; ++i)
+        sums[timeline->spans[i].part] += timeline->spans[i].end - timeline->spans[i].begin;
+    for (int i = 0, used = 0; i < GDNI_SPAN_PARTS; ++i)
+        if (sums[i] > 0)
+            used += snprintf(line + used, sizeof(line) - (size_t)used, "; %s %.2f ms, %.1f%%",
+                             gdni_span_parts[i], 1e3 * sums[i], 100 * sums[i] / all);
+    gdni_progress_say(&t->progress, "step %lld took %.2f ms%s", (long long)t->config->profile,
+                      1e3 * all, line);
+    t->progress.timeline = timeline;
     return GDN_STATUS_OK;
 }
 
-/* Text that goes on from the first held-out tokens. */
-static gdn_status sample(trainer *t) {
-    const int64_t available = gdn_io_dataset_tokens(t->dataset, GDN_IO_HELDOUT);
-    const int64_t prompt = available < PROMPT_TOKENS ? available : PROMPT_TOKENS;
-    const int64_t total = prompt + t->config->sample_tokens;
-    const void *logits = NULL;
-    gdn_status status = GDN_STATUS_OK;
-    int32_t *tokens = malloc((size_t)total * sizeof(*tokens));
-    if (!tokens)
-        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "sample: out of memory");
-    GDN_TRY_GOTO(gdn_io_dataset_read(t->dataset, GDN_IO_HELDOUT, 0, prompt, tokens), cleanup);
-    gdni_sampler_reset(t->sampler);
-    for (int64_t i = 0; i + 1 < total; ++i) {
-        GDN_TRY_GOTO(gdni_sampler_feed(t->sampler, tokens[i], &logits), cleanup);
-        if (i + 1 >= prompt)
-            tokens[i + 1] = gdni_sampler_choose(
-                t->lm, logits, t->config->temperature,
-                gdni_random_uniform((uint64_t)t->config->sample_seed, STREAM_SAMPLE, (uint64_t)i));
+/* Ends the oldest step that has begun: its row of the log, after its evaluation. */
+static gdn_status end_step(trainer *t) {
+    gdni_lm *lm = t->lm;
+    const step_begun *b = &t->begun[lm->ended % GDNI_LM_SLOTS];
+    const double began = b->began > t->last_end ? b->began : t->last_end;
+    double loss = 0, norm = 0, heldout = NAN, own = 0;
+    size_t memory = 0;
+    if (gdni_lm_end(lm, &loss, &norm) != GDN_STATUS_OK)
+        return failed_pass(t, b->step);
+    if (!isfinite(loss))
+        return not_finite(t, b->step, "loss", loss, lm->own_loss);
+    if (!isfinite(norm))
+        return not_finite(t, b->step, "norm of the gradient", norm, lm->own_norm);
+    t->last_end = gdni_seconds();
+    const double rate = (double)t->config->batch_tokens / (t->last_end - began);
+    const int32_t ranks = t->run->ranks ? t->run->ranks->ranks : 1;
+    if (b->step == t->config->profile)
+        GDN_TRY(read_timeline(t));
+    if (is_evaluated(t, b->step)) {
+        if (evaluate(t, &heldout, &own) != GDN_STATUS_OK)
+            return failed_pass(t, b->step);
+        if (!isfinite(heldout))
+            return not_finite(t, b->step, "held-out loss", heldout, own);
     }
-    GDN_TRY_GOTO(say_text(t, "prompt (held-out text)", tokens, prompt), cleanup);
-    GDN_TRY_GOTO(say_text(t, "sample", tokens + prompt, total - prompt), cleanup);
-    gdni_progress_say(&t->progress, "---");
+    GDN_TRY(lm->memory->used(lm->memory, &memory));
+    const double row[GDNI_LOG_COLUMNS] = {
+        [GDNI_LOG_STEP] = (double)b->step,
+        [GDNI_LOG_LOSS] = loss,
+        [GDNI_LOG_LR] = b->lr,
+        [GDNI_LOG_GRAD_NORM] = norm,
+        [GDNI_LOG_TOKENS_PER_S] = rate,
+        [GDNI_LOG_HELDOUT] = heldout,
+        [GDNI_LOG_TOKENS] = (double)b->tokens,
+        [GDNI_LOG_MFU] = t->backend.peak > 0 ? rate * t->flops / ranks / t->backend.peak : NAN,
+        [GDNI_LOG_MEMORY] = memory ? (double)memory : NAN,
+        [GDNI_LOG_COMMUNICATION] = ranks > 1 ? lm->waited / (t->last_end - began) : NAN};
+    lm->waited = 0;
+    return gdni_progress_row(&t->progress, row);
+}
 
-cleanup:
-    free(tokens);
-    return status;
+/* Ends steps until at most `left` have begun and not ended. */
+static gdn_status end_steps(trainer *t, int64_t left) {
+    while (t->lm->begun - t->lm->ended > left)
+        GDN_TRY(end_step(t));
+    return GDN_STATUS_OK;
+}
+
+static gdn_status draw_batch(trainer *t) {
+    for (int64_t pass = 0; pass < t->config->passes; ++pass) {
+        GDN_TRY(gdni_batch_draw(&t->batch, t->dataset, t->state.seed,
+                                t->state.tokens + pass * t->batch.N));
+        GDN_TRY(gdni_lm_give(t->lm, t->batch.tokens, t->batch.targets));
+    }
+    return GDN_STATUS_OK;
+}
+
+/* Begins a step. On a device the batch after it is drawn, and the step before it ended, while it
+ * runs; nothing stays open where its parameters are looked at. */
+static gdn_status step_once(trainer *t) {
+    const gdni_config *c = t->config;
+    const int64_t step = t->state.step + 1;
+    const gdni_lm_update update = {.count = t->state.updates + 1,
+                                   .lr = gdni_learning_rate(c, step),
+                                   .beta1 = c->beta1,
+                                   .beta2 = c->beta2,
+                                   .eps = 1e-8,
+                                   .weight_decay = c->weight_decay,
+                                   .clip = c->clip};
+    step_begun *b = &t->begun[t->lm->begun % GDNI_LM_SLOTS];
+    *b = (step_begun){step, t->state.tokens + c->batch_tokens, update.lr, gdni_seconds()};
+    if (t->lm->given == t->lm->taken)
+        GDN_TRY(draw_batch(t));
+    if (gdni_lm_begin(t->lm, &update, step == c->profile ? &t->timeline : NULL) != GDN_STATUS_OK)
+        return failed_pass(t, step);
+    t->state.step = step;
+    t->state.updates += 1;
+    t->state.tokens = b->tokens;
+    const int compared = t->run->ranks && step % COMPARE_EVERY == 0;
+    if (!t->lm->memory->device || is_evaluated(t, step) || is_saved(t, step) || compared) {
+        GDN_TRY(end_steps(t, 0));
+    } else {
+        if (step < c->steps)
+            GDN_TRY(draw_batch(t));
+        GDN_TRY(end_steps(t, 1));
+    }
+    if (is_saved(t, step))
+        return save(t);
+    if (!compared)
+        return GDN_STATUS_OK;
+    GDN_TRY(end_save(t));
+    return compare_ranks(t, GDN_STATUS_OK);
 }
 
 static gdn_status finish(trainer *t) {
@@ -387,7 +426,7 @@ static gdn_status finish(trainer *t) {
     }
     const double *last = t->progress.rows + (t->progress.count - 1) * GDNI_LOG_COLUMNS;
     if (t->sampler)
-        GDN_TRY(sample(t));
+        GDN_TRY(gdni_sample_text(t->sampler, t->lm, t->config, t->dataset, &t->progress));
     gdni_progress_say(&t->progress, "done: steps=%lld tokens=%lld loss=%.4f heldout_loss=%.4f",
                       (long long)t->state.step, (long long)t->state.tokens, last[GDNI_LOG_LOSS],
                       last[GDNI_LOG_HELDOUT]);
@@ -454,7 +493,9 @@ static gdn_status train(trainer *t) {
         GDN_TRY(step_once(t));
         GDN_TRY(look_for_stop(t));
     }
+    GDN_TRY(end_steps(t, 0));
     GDN_TRY(save(t));
+    GDN_TRY(end_save(t));
     return writes(t) ? finish(t) : GDN_STATUS_OK;
 }
 
@@ -464,14 +505,22 @@ gdn_status gdni_train(const gdni_run *run) {
     t.progress.terminal = run->terminal;
     t.progress.steps = run->config.steps;
     t.progress.log_every = run->config.log_every;
-    const gdn_status status = train(&t);
+    gdn_status status = train(&t);
+    if (t.saver.running) { /* after a failure: the file is finished all the same */
+        char line[512];
+        snprintf(line, sizeof(line), "%s", gdn_last_error());
+        (void)gdni_saver_join(&t.saver);
+        status = gdni_fail(status, "%s", line);
+    }
     gdni_progress_close(&t.progress);
+    gdni_timeline_free(&t.timeline);
     if (status != GDN_STATUS_OK && run->ranks)
         return status; /* messages may still arrive in this memory: the job is about to end */
     gdni_batch_free(&t.batch);
     gdni_sampler_destroy(t.sampler);
     gdni_lm_destroy(t.lm);
-    gdni_backend_close(&t.backend);
+    if (!run->ranks || !run->ranks->sum_device) /* otherwise their group, which goes on, needs it */
+        gdni_backend_close(&t.backend);
     gdn_context_destroy(t.context);
     gdn_io_dataset_close(t.dataset);
     free(t.config_text);

@@ -62,8 +62,8 @@ gdn_status gdni_weights_take(gdn_io_checkpoint *file, const char *path, const ch
                              const gdni_config *config, const gdni_lm *lm) {
     size_t count;
     const gdni_key *keys = gdni_config_keys(&count);
-    GDNI_REQUIRE(lm->shape.dtype == GDN_DTYPE_FP32, "%s: expected a model in fp32, found %s", path,
-                 gdn_dtype_name(lm->shape.dtype));
+    GDNI_REQUIRE(lm->master == GDN_DTYPE_FP32, "%s: expected a model in fp32, found %s", path,
+                 gdn_dtype_name(lm->master));
     for (size_t i = 0; i < count; ++i) {
         char now[40], was[40];
         if (!gdni_weights_is_shape(&keys[i]))
@@ -74,7 +74,7 @@ gdn_status gdni_weights_take(gdn_io_checkpoint *file, const char *path, const ch
                      was, path, now);
     }
     for (int32_t b = 0; b < lm->shape.layers; ++b) {
-        gdn_layer_weights w = gdni_lm_layer_weights(lm, lm->param, b);
+        gdn_layer_weights w = gdni_lm_layer_weights(lm, lm->kept.param, b);
         gdni_weights_tensor list[GDN_IO_LAYER_TENSORS];
         gdni_weights_list(b, &lm->layer, &w, list);
         for (int i = 0; i < GDN_IO_LAYER_TENSORS; ++i) {

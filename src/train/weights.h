@@ -39,7 +39,8 @@ gdn_status gdni_weights_write(gdni_weights_export *export);
 
 /* Whether a checkpoint's configuration says that it was imported. */
 int gdni_weights_imported(const char *config);
-/* Takes the layers of an imported checkpoint into the model, whose other tensors stay. */
+/* Takes the layers of an imported checkpoint into the host's copy of the model's parameters, whose
+ * other tensors stay. */
 gdn_status gdni_weights_take(gdn_io_checkpoint *file, const char *path, const char *then,
                              const gdni_config *config, const gdni_lm *lm);
 

@@ -1,4 +1,5 @@
-"""Plots: well-formed SVG with its parts, for one run, two runs and a gradient-check report."""
+"""Plots: well-formed SVG with its parts, for one run, two runs, a step's timeline and a gradient-check report."""
+import re
 import xml.etree.ElementTree as xml
 
 from support import FLAGS, Checks, arguments, make_data, run
@@ -28,6 +29,20 @@ run(gdn, "plot", "first/log.h5", "second & last", "-o", "two.svg")
 texts, paths, dots = parts("two.svg")
 c.check("second & last: training loss, smoothed" in texts, f"texts: {texts}")
 c.check(len(dots) == 8, f"{len(dots)} dots")
+
+run(gdn, "train", "--data", "data.h5", "--out", "profiled", *FLAGS, "--steps", "6", "--profile", "3", "--recompute", "layer")
+run(gdn, "plot", "profiled", "--timeline", "-o", "step.svg")
+root = xml.parse("step.svg").getroot()
+texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text")]
+spans = list(root.iter("{http://www.w3.org/2000/svg}rect"))
+c.check(any(t.startswith("profiled: one training step: ") for t in texts), f"title: {texts}")
+c.check(all(t in texts for t in ("operator", "projections", "MLP", "head and its loss", "milliseconds")), f"parts: {texts}")
+# Two blocks: 7 spans a forward, 7 a backward; the first block's forward again; 6 others; background and 4 passes.
+c.check(len(spans) == 2 * 7 + 2 * 7 + 7 + 6 + 5, f"{len(spans)} spans")
+shares = [float(re.search(r"ms, ([\d.]+)%", t)[1]) for t in texts if "ms, " in t and t.endswith("%")]
+c.check(abs(sum(shares) - 100) < 1, f"shares: {shares}")
+text = run(gdn, "plot", "first", "--timeline", "-o", "none.svg", code=2)
+c.check("expected a timeline (gdn train --profile STEP), found none" in text, text)
 
 with open("report.csv", "w") as file:
     file.write("tensor,against,head,error,scale_error,tolerance,pass\n")

@@ -46,6 +46,8 @@ refuse("data.h5", "plot", "data.h5", "-o", "x.svg")
 refuse("--backend: expected auto, cpu or cuda, found 'gpu'", *data, "--backend", "gpu")
 refuse("--dtype: expected auto, fp32 or bf16, found 'fp16'", *data, "--dtype", "fp16")
 refuse("[train] dtype: expected fp32 on the cpu backend, found bf16", *data, "--backend", "cpu", "--dtype", "bf16")
+refuse("--recompute: expected none, states or layer, found 'all'", *data, "--recompute", "all")
+refuse("[train] passes: expected a divisor of the batch's sequences (8), found 3", *data, "--passes", "3")
 with open("backend.ini", "w") as file:
     file.write("[train]\nbackend = metal\n")
 refuse("backend.ini:2: [train] backend: expected auto, cpu or cuda, found 'metal'", *data, "--config", "backend.ini")

@@ -37,6 +37,11 @@ c.check("at step 10" in text, "resumed elsewhere: " + text)
 c.check(not differences(newest("one"), newest("two")), f"differ: {differences(newest('one'), newest('two'))}")
 c.check(differences(newest("one"), newest("whole")), "the comparison sees no difference between other runs")
 
+# What backward computes again has the same bits.
+for recompute in "states", "layer":
+    train(recompute, *one, "--recompute", recompute)
+    c.check(not differences(newest("one"), newest(recompute), skip=["config"]), f"--recompute {recompute}: other bits")
+
 # SIGTERM: finishes the step, writes a checkpoint, exits with 0.
 process = subprocess.Popen([gdn, "train", "--data", "data.h5", "--out", "three", *FLAGS, "--steps", "100000",
                             "--checkpoint-every", "0"], stdout=subprocess.PIPE, text=True)

@@ -70,16 +70,17 @@ def contents(path):
     with h5py.File(path) as file:
         file.visititems(lambda name, item: out.__setitem__(name, np.array(item))
                         if isinstance(item, h5py.Dataset) else None)
-        # The files' columns: step, loss, lr, grad_norm, tokens_per_s, heldout, tokens.
-        out["log/values"] = np.delete(out["log/values"], 4, axis=1)
+        names = out["log/names"].tobytes().decode().split(",")
+        timed = [names.index(name) for name in ("tokens_per_s", "mfu", "memory", "communication")]
+        out["log/values"] = np.delete(out["log/values"], timed, axis=1)
     return out
 
 
-def differences(path, other):
+def differences(path, other, skip=()):
     """Names of entries that are not bitwise equal."""
     a, b = contents(path), contents(other)
     missing = set(a) ^ set(b)
-    return sorted(missing) + [name for name in sorted(set(a) & set(b))
+    return sorted(missing) + [name for name in sorted((set(a) & set(b)) - set(skip))
                               if a[name].dtype != b[name].dtype or a[name].tobytes() != b[name].tobytes()]
 
 
