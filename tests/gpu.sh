@@ -40,7 +40,8 @@ run_tests() {
 
 test_all() { run_tests "has the label gpu" -L '^gpu$' -LE stress -E '^gpu\.(stress|train|dist)' -j 4; }
 stress() { run_tests "is named gpu.stress*" -R '^gpu\.stress'; }
-train() { run_tests "is named gpu.train*" -R '^gpu\.train'; }
+# The tests, then where the time of a step of 0.4 billion parameters goes.
+train() { run_tests "is named gpu.train*" -R '^gpu\.train' && "$folder/bin/bench_train_step"; }
 # The tests, some of which want two GPUs; then 131072 tokens a rank over NCCL, a rank for each of up to eight GPUs.
 dist() {
     local code ranks=1 gpus

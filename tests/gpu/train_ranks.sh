@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# train_ranks.sh GDN FOLDER MPIRUN...: ranks that share a batch by sequences share the GPUs, and train as one
-# does; ranks that share a sequence are refused on cuda, and auto takes the CPU.
+# train_ranks.sh GDN FOLDER MPIRUN...: ranks that share a batch by sequences, or the sequences themselves, share the
+# GPUs, and train as one does.
 set -euo pipefail
 gdn=$1 folder=$2
 shift 2
@@ -29,21 +29,26 @@ if [ "$code" = 3 ]; then
     exit 77
 fi
 [ "$code" = 0 ] || fail "one rank: exit $code: $(cat one.log)"
-grep -q '^operator on cuda fp32 (' one.log || fail "the log does not name the device: $(cat one.log)"
+grep -q '^computing on cuda fp32 (' one.log || fail "the log does not name the device: $(cat one.log)"
 grep -q '^step 40/40 .* cuda fp32$' one.log || fail "the progress line does not name the backend: $(cat one.log)"
 
 # Two ranks with five sequences each; losses have four digits, and rounding may move the last.
 ranks two --backend cuda --dtype fp32 --sequence-ranks 1 >two.log 2>&1 || fail "two ranks: $(cat two.log)"
 last() { sed -n 's/^done: .*loss=\([0-9.]*\) heldout_loss=\([0-9.]*\)$/\1 \2/p' "$1"; }
 echo "loss and held-out loss of one rank: $(last one.log), of two: $(last two.log)"
-echo "$(last one.log) $(last two.log)" |
-    awk 'NF != 4 || ($1 - $3)^2 > 4.1e-8 || ($2 - $4)^2 > 4.1e-8 { exit 1 }' || fail "the losses differ"
+near() {
+    echo "$(last "$1") $(last "$2")" | awk 'NF != 4 || ($1 - $3)^2 > 4.1e-8 || ($2 - $4)^2 > 4.1e-8 { exit 1 }'
+}
+near one.log two.log || fail "the losses differ"
+grep -q 'step 40/40 .* communication [0-9.]*%' two.log || fail "no share of communication: $(cat two.log)"
 cmp -s one/log.txt two/log.txt && fail "two ranks left the log of one"
 
-code=0
-ranks shared --backend cuda >shared.log 2>&1 || code=$?
-[ "$code" = 2 ] || fail "ranks that share a sequence: exit $code, expected 2"
-grep -q 'cuda does not share sequences between ranks yet' shared.log || fail "$(cat shared.log)"
-ranks auto >auto.log 2>&1 || fail "auto: $(cat auto.log)"
-grep -q '^operator on cpu fp32 (cuda is not usable: .*share sequences' auto.log || fail "auto: $(cat auto.log)"
+# Two ranks with half of every sequence.
+for recompute in none layer; do
+    ranks "shared-$recompute" --backend cuda --dtype fp32 --recompute "$recompute" >shared.log 2>&1 ||
+        fail "ranks that share sequences: $(cat shared.log)"
+    grep -q 'each of 2 ranks, 2 a sequence' shared.log || fail "sequences were not shared: $(cat shared.log)"
+    echo "of two that share sequences, recompute $recompute: $(last shared.log)"
+    near one.log shared.log || fail "the losses differ"
+done
 echo "passed"
