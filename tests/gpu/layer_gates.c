@@ -1,13 +1,13 @@
 /*
  * Gradients through the whole layer with its operator on the device in bf16, at every A: the layer
- * on the host in fp32, as the trainer runs it (src/train/device.h), against the float64 layer.
+ * on the host in fp32, by hooks (device_operator.h), against the float64 layer.
  *
  * dA_log and ddt_bias are one number a head, a sum over all tokens in which most cancels: what is
  * left may be arbitrarily small, its rounding errors are not. So each head's error is measured
  * against the root mean square of the number over all heads with the same A, the size that the sum
  * has before chance makes it small.
  */
-#include "device.h"
+#include "device_operator.h"
 #include "gdn_layer.h"
 #include "gpu.h"
 #include "part_test.h"
