@@ -79,6 +79,7 @@ struct Arguments {
     gdni_work_item *items;       // [max_items], a segment's heads side by side
     int32_t *tasks, *task_count; // of the exact pass: 3 x the item on a border's right + Task
     int32_t *item_count;         // how many there are
+    int32_t *narrow;             // whether forward runs in its narrow shape; NULL: no plan is made
     int64_t max_items;           // kernels are launched for so many
     float *pool_states, *pool_grads, *pool_transfer; // see plan/work_item.h
 

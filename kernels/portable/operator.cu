@@ -237,6 +237,7 @@ class Operator {
         a_.segment_start = work_.take<int64_t>(p_.N + 1);
         a_.tasks = work_.take<int32_t>(TASKS * slots);
         a_.task_count = work_.take<int32_t>(1);
+        a_.narrow = work_.take<int32_t>(1);
         a_.pool_states = states ? work_.take<float>(slots * KV) : nullptr;
         a_.pool_grads = gradients ? work_.take<float>(slots * KV) : nullptr;
         a_.pool_transfer = work_.take<float>(slots * p_.K * p_.K);
@@ -374,7 +375,7 @@ class Operator {
         a_.plan.N = p_.N;
         a_.plan.Hv = p_.Hv;
         a_.plan.threshold = gdni_plan_threshold(&p_);
-        a_.plan.model = gdni_plan_model_of(&device_, &p_);
+        a_.plan.model = gdni_plan_model_of(&device_, &p_, call_ == Call::BACKWARD);
         GDNI_CUDA_TRY(launch_plan(a_, stream));
         GDNI_CUDA_TRY(exact(states, gradients, stream));
         return scan(states, gradients, stream);

@@ -2,7 +2,8 @@
 // the cost model are in src/plan/plan.h; here they run on the device, from the bounds that stage 1
 // leaves, so that nothing goes to the host.
 //
-//     choose   one CTA: sequences and gates -> the length of a segment, segments by sequence
+//     choose   one CTA: sequences and gates -> the length of a segment, segments by sequence;
+//              where they are few, the items too
 //     items    a thread per (segment, head): the work item, the tasks of the exact pass
 //     scan     a CTA per (head, 8 columns of V) goes through the exact borders, in fp32 and in place:
 //
@@ -20,9 +21,8 @@ namespace gdni {
 
 namespace {
 
-constexpr int THREADS = 512;
+constexpr int THREADS = 256;
 constexpr int CANDIDATES = GDNI_PLAN_CANDIDATES;
-static_assert(CANDIDATES <= THREADS / 32, "a warp each");
 
 __device__ gdni_plan_problem plan_problem(const Arguments &a) {
     gdni_plan_problem p = a.plan;
@@ -45,7 +45,37 @@ __device__ int64_t warp_most(int64_t x) {
     return x;
 }
 
-__global__ void __launch_bounds__(THREADS) choose_kernel(const __grid_constant__ Arguments a) {
+__device__ void add_task(const Arguments &a, int64_t right_item, Task task) {
+    a.tasks[atomicAdd(a.task_count, 1)] = static_cast<int32_t>(right_item * TASKS + task);
+}
+
+// Item i and its tasks, once segment_start is known.
+__device__ void make_item(const Arguments &a, int64_t i) {
+    const int64_t segment = i / a.Hv;
+    int64_t n = 0, end = a.N; // segment_start[n] <= segment < segment_start[end]
+    while (end - n > 1) {
+        const int64_t middle = (n + end) / 2;
+        if (a.segment_start[middle] <= segment)
+            n = middle;
+        else
+            end = middle;
+    }
+    const gdni_plan_problem p = plan_problem(a);
+    const int64_t start = a.segment_start[n];
+    const gdni_work_item item =
+        gdni_plan_item(&p, n, segment, segment - start, a.segment_start[n + 1] - start,
+                       static_cast<int32_t>(i % a.Hv));
+    a.items[i] = item;
+    if (item.flags & GDNI_ITEM_STATE && a.pool_states)
+        add_task(a, i + a.Hv, TASK_STATE);
+    if (item.flags & GDNI_ITEM_GRADIENT && a.pool_grads)
+        add_task(a, i, TASK_GRADIENT);
+    if (item.flags & GDNI_ITEM_TRANSFER)
+        add_task(a, i + a.Hv, TASK_TRANSFER);
+}
+
+__global__ void __launch_bounds__(THREADS)
+    choose_kernel(const __grid_constant__ Arguments a, bool items_too) {
     __shared__ gdni_plan_candidate candidates[CANDIDATES];
     __shared__ int32_t falls[GDNI_PLAN_MAX_HEADS];
     __shared__ int64_t longest[THREADS / 32];
@@ -56,7 +86,7 @@ __global__ void __launch_bounds__(THREADS) choose_kernel(const __grid_constant__
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
     const auto chunks_of = [&](int64_t n) { return a.chunk_start[n + 1] - a.chunk_start[n]; };
     if (tid == 0) {
-        choice = {1, p.segments};
+        choice = {1, p.segments, 0};
         *a.task_count = 0;
     }
     if (p.segments == 0) {
@@ -78,11 +108,11 @@ __global__ void __launch_bounds__(THREADS) choose_kernel(const __grid_constant__
         if (lane == 0)
             longest[warp] = most;
         __syncthreads();
-        if (warp < CANDIDATES) {
+        for (int i = warp; i < CANDIDATES; i += THREADS / 32) {
             gdni_plan_candidate c = {};
             most = warp_most(longest[lane % (THREADS / 32)]);
-            c.length = (most + gdni_plan_parts(warp) - 1) / gdni_plan_parts(warp);
-            const gdni_plan_choice tried = {c.length, INT64_MAX};
+            c.length = (most + gdni_plan_parts(i) - 1) / gdni_plan_parts(i);
+            const gdni_plan_choice tried = {c.length, INT64_MAX, 0};
             for (int64_t n = lane; n < a.N; n += 32) {
                 const int64_t count = gdni_plan_segments(&tried, chunks_of(n));
                 c.segments += count;
@@ -104,7 +134,7 @@ __global__ void __launch_bounds__(THREADS) choose_kernel(const __grid_constant__
             c.warm_max = warp_most(c.warm_max);
             gdni_plan_cost(&p, &c, total);
             if (lane == 0)
-                candidates[warp] = c;
+                candidates[i] = c;
         }
         __syncthreads();
         if (tid == 0)
@@ -139,38 +169,17 @@ __global__ void __launch_bounds__(THREADS) choose_kernel(const __grid_constant__
     if (tid == 0) {
         a.segment_start[a.N] = base;
         *a.item_count = static_cast<int32_t>(base * a.Hv);
+        *a.narrow = p.segments == 0 ? choice.narrow : gdni_plan_narrow(&p.model, base * a.Hv);
     }
-}
-
-__device__ void add_task(const Arguments &a, int64_t right_item, Task task) {
-    a.tasks[atomicAdd(a.task_count, 1)] = static_cast<int32_t>(right_item * TASKS + task);
+    __syncthreads();
+    for (int64_t i = tid; items_too && i < base * a.Hv; i += THREADS)
+        make_item(a, i);
 }
 
 __global__ void items_kernel(const __grid_constant__ Arguments a) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const int64_t segment = i / a.Hv;
-    if (segment >= a.segment_start[a.N])
-        return;
-    int64_t n = 0, end = a.N; // segment_start[n] <= segment < segment_start[end]
-    while (end - n > 1) {
-        const int64_t middle = (n + end) / 2;
-        if (a.segment_start[middle] <= segment)
-            n = middle;
-        else
-            end = middle;
-    }
-    const gdni_plan_problem p = plan_problem(a);
-    const int64_t start = a.segment_start[n];
-    const gdni_work_item item =
-        gdni_plan_item(&p, n, segment, segment - start, a.segment_start[n + 1] - start,
-                       static_cast<int32_t>(i % a.Hv));
-    a.items[i] = item;
-    if (item.flags & GDNI_ITEM_STATE)
-        add_task(a, i + a.Hv, TASK_STATE);
-    if (item.flags & GDNI_ITEM_GRADIENT)
-        add_task(a, i, TASK_GRADIENT);
-    if (item.flags & GDNI_ITEM_TRANSFER)
-        add_task(a, i + a.Hv, TASK_TRANSFER);
+    if (i < a.segment_start[a.N] * a.Hv)
+        make_item(a, i);
 }
 
 constexpr int SCAN_COLUMNS = 8, SCAN_ROWS = 32, SCAN_THREADS = SCAN_COLUMNS * SCAN_ROWS;
@@ -360,8 +369,9 @@ __global__ void __launch_bounds__(SCAN_THREADS)
 } // namespace
 
 cudaError_t launch_plan(const Arguments &a, cudaStream_t stream) {
-    const cudaError_t error = launch_kernel(choose_kernel, dim3(1), THREADS, 0, stream, a);
-    if (error != cudaSuccess)
+    const bool few = a.max_items <= 4 * THREADS;
+    const cudaError_t error = launch_kernel(choose_kernel, dim3(1), THREADS, 0, stream, a, few);
+    if (error != cudaSuccess || few)
         return error;
     return launch_kernel(items_kernel, dim3(static_cast<unsigned>((a.max_items + 63) / 64)), 64, 0,
                          stream, a);

@@ -40,7 +40,7 @@ static void summarise(gdni_plan *plan) {
         gdni_plan_candidate *c = &plan->candidates[i];
         memset(c, 0, sizeof(*c));
         c->length = (longest + gdni_plan_parts(i) - 1) / gdni_plan_parts(i);
-        const gdni_plan_choice tried = {c->length, INT64_MAX};
+        const gdni_plan_choice tried = {c->length, INT64_MAX, 0};
         for (int64_t n = 0; n < p->N; ++n) {
             const int64_t chunks = plan->chunk_start[n + 1] - plan->chunk_start[n];
             const int64_t count = gdni_plan_segments(&tried, chunks);
@@ -110,7 +110,7 @@ gdn_status gdni_plan_make(const gdni_plan_device *device, const gdn_problem *p,
     plan->problem.threshold = gdni_plan_threshold(p);
     plan->problem.max_borders = gdni_plan_max_borders(device, p, data->cu_seqlens != NULL, 0);
     plan->problem.segments = plan->problem.max_borders ? p->segments : 1;
-    plan->problem.model = gdni_plan_model_of(device, p);
+    plan->problem.model = gdni_plan_model_of(device, p, 0);
     summarise(plan);
     if (plan->problem.segments) {
         plan->choice.length = 1;

@@ -106,31 +106,9 @@ static inline gdni_plan_model gdni_portable_model(const gdni_plan_device *device
     /* A matrix of K x K through a CTA's shared memory; two launches. */
     m.scan = 3500.0f * (float)(p->K * p->K) / (128.0f * 128.0f);
     m.launch = 10000.0f;
+    m.both = 1;
+    m.narrow = 0.0f;
     return m;
-}
-
-/*
- * The chains for Hopper: one CTA a multiprocessor; forward has both halves of a head in it (1.5 us
- * a chunk), backward's chains one each (0.8 us the states, 1.2 us their gradients), the exact pass
- * both (1.6 us for a state or a matrix). H100, 1.98 GHz, 2026-11-24.
- */
-static inline gdni_plan_model gdni_hopper_model(const gdni_plan_device *device) {
-    gdni_plan_model m;
-    m.slots = device->multiprocessors;
-    m.forward_slices = m.state_slices = m.matrix_slices = 1;
-    m.backward_slices = 2;
-    m.forward = 2900.0f;
-    m.backward = 2200.0f;
-    m.exact = 3000.0f;
-    m.scan = 3500.0f;
-    m.launch = 10000.0f;
-    return m;
-}
-
-static inline gdni_plan_model gdni_plan_model_of(const gdni_plan_device *device,
-                                                 const gdn_problem *p) {
-    return gdni_plan_on_hopper(device->capability, p) ? gdni_hopper_model(device)
-                                                      : gdni_portable_model(device, p);
 }
 
 /*
@@ -138,30 +116,62 @@ static inline gdni_plan_model gdni_plan_model_of(const gdni_plan_device *device,
  * costs more than it can gain, as far as the host can know; packed: the lengths of sequences are
  * unknown to it. Backward's chains fill most of the device with N Hv above a third of its
  * multiprocessors at V = 128; then only a few long ones of many sequences could gain, and 10 us for
- * the plan are 1% of a call of 25000 (chunk, head) pairs. On Hopper (H200, 2026-11-24, commit
- * d260074: tests/bench/results) both passes together gained with up to 16 heads and 16384 tokens a
- * sequence, and lost with more heads, below 8192 tokens, and where many sequences were packed;
- * since then backward's chunk-parallel pass runs beside its chains, and 16 heads lose there. At
- * most two items a multiprocessor, and segments of at least four chunks on average.
+ * the plan are 1% of a call of 25000 (chunk, head) pairs. On Hopper forward gains with the more
+ * heads the longer the sequences are on average, but not where its fused kernel is as fast, and
+ * backward up to 8 heads from 16384 tokens (H200, 2026-11-25: plans of 1 to 32 segments for the
+ * rows of tests/bench/published_h200.csv, kernels/hopper/README.md). At most two items a
+ * multiprocessor, and segments of at least four chunks on average.
  */
 static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, const gdn_problem *p,
                                             int packed, int backward) {
     const int64_t chunks = p->T / GDNI_PORTABLE_CHUNK(gdn_dtype_size(p->dtype));
+    const int64_t heads = p->N * p->Hv;
     if (p->segments == 1)
         return 0;
     if (p->segments > 1) {
         const int64_t wanted = p->N * (p->segments - 1);
         return wanted < chunks ? wanted : chunks;
     }
-    const int full = p->N * p->Hv * ((p->V + 63) / 64) * 5 > device->multiprocessors * 2;
-    const int worth =
-        gdni_plan_on_hopper(device->capability, p)
-            ? p->N * p->Hv <= (backward ? 8 : 16) && chunks >= 256 * p->N
-            : chunks >= 48 && (!full || (packed && p->N > 1 && chunks * p->Hv >= 25000));
+    const int full = heads * ((p->V + 63) / 64) * 5 > device->multiprocessors * 2;
+    const int64_t least = heads <= 16 ? 64 : heads <= 32 ? 128 : 256; /* chunks of a sequence */
+    const int64_t most = p->N > 1 ? 48 : p->Hv < 2 * p->Hk ? 31 : 32;
+    int worth = chunks >= 48 && (!full || (packed && p->N > 1 && chunks * p->Hv >= 25000));
+    if (gdni_plan_on_hopper(device->capability, p))
+        worth =
+            backward ? heads <= 8 && chunks >= 256 * p->N : heads <= most && chunks >= least * p->N;
     if (p->Hv > GDNI_PLAN_MAX_HEADS || !worth)
         return 0;
     const int64_t wanted = 2 * device->multiprocessors / p->Hv;
     return wanted < chunks / 4 ? wanted : chunks / 4;
+}
+
+/*
+ * The chains for Hopper, one CTA a multiprocessor. Forward has both halves of a head in a CTA, or
+ * in its narrow shape one; the exact pass one. Forward alone decides for forward: its times are
+ * those of all stages of plans of 2 to 8 segments on an H200 at 1.98 GHz, 2026-11-25. For backward
+ * both do, whose chains have one half a CTA (0.8 us a chunk of the states, 1.2 us of their
+ * gradients), by older times (H100, 2026-11-24), with which its tables were made.
+ */
+static inline gdni_plan_model gdni_hopper_model(const gdni_plan_device *device, int backward) {
+    gdni_plan_model m;
+    m.slots = device->multiprocessors;
+    m.forward_slices = 1;
+    m.backward_slices = 2;
+    m.state_slices = m.matrix_slices = backward ? 1 : 2;
+    m.forward = backward ? 2900.0f : 3450.0f;
+    m.backward = 2200.0f;
+    m.exact = backward ? 3000.0f : 1550.0f;
+    m.scan = backward ? 3500.0f : 2800.0f;
+    m.launch = backward ? 10000.0f : 16000.0f;
+    m.both = backward;
+    m.narrow = backward ? 0.0f : 2350.0f;
+    return m;
+}
+
+static inline gdni_plan_model gdni_plan_model_of(const gdni_plan_device *device,
+                                                 const gdn_problem *p, int backward) {
+    return gdni_plan_on_hopper(device->capability, p) ? gdni_hopper_model(device, backward)
+                                                      : gdni_portable_model(device, p);
 }
 
 /* The decay threshold that a plan takes: none is low enough for exact results. */

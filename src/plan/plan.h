@@ -40,6 +40,10 @@ typedef struct gdni_plan_model {
     int32_t forward_slices, backward_slices, state_slices, matrix_slices;
     float forward, backward, exact; /* a chunk of each */
     float scan, launch;             /* a border of the scan; two more launches */
+    int32_t both;                   /* whether backward counts, or forward alone */
+    /* A chunk of forward in its narrow shape, twice as many CTAs an item, for items that all run at
+     * once; 0: there is none. */
+    float narrow;
 } gdni_plan_model;
 
 /* What a plan is made for. */
@@ -55,17 +59,17 @@ typedef struct gdni_plan_problem {
 } gdni_plan_problem;
 
 enum {
-    GDNI_PLAN_CANDIDATES = 15,
+    GDNI_PLAN_CANDIDATES = 16,
     GDNI_PLAN_SAMPLES = 256,   /* chunks whose bounds estimate the decay of heads */
     GDNI_PLAN_MAX_HEADS = 1024 /* more heads are never cut: they fill any device */
 };
 
 /* Segments of the longest sequence, by candidate. */
 GDNI_BOTH int32_t gdni_plan_parts(int candidate) {
-    return candidate < 6    ? candidate + 1
-           : candidate < 9  ? 8 + 2 * (candidate - 6)  /* 8 10 12 */
-           : candidate < 12 ? 16 + 4 * (candidate - 9) /* 16 20 24 */
-                            : 32 + 16 * (candidate - 12);
+    return candidate < 8    ? candidate + 1
+           : candidate < 10 ? 10 + 2 * (candidate - 8)  /* 10 12 */
+           : candidate < 13 ? 16 + 4 * (candidate - 10) /* 16 20 24 */
+                            : 32 + 16 * (candidate - 13);
 }
 
 /* What the model needs to know of one candidate. */
@@ -76,11 +80,13 @@ typedef struct gdni_plan_candidate {
     int64_t exact_heads;        /* heads estimated not to decay within `length` */
     int64_t warm_sum, warm_max; /* chunks that the others warm up, estimated */
     float cost[2];              /* cycles of forward and of backward's chains */
+    int32_t narrow;             /* whether forward is faster in its narrow shape */
 } gdni_plan_candidate;
 
 typedef struct gdni_plan_choice {
     int64_t length; /* segments have at most so many chunks … */
     int64_t most;   /* … and a sequence at most so many segments */
+    int32_t narrow; /* the shape of forward */
 } gdni_plan_choice;
 
 GDNI_BOTH int64_t gdni_plan_segments(const gdni_plan_choice *choice, int64_t chunks) {
@@ -127,9 +133,14 @@ GDNI_BOTH float gdni_plan_pass(const gdni_plan_problem *p, const gdni_plan_candi
     const float average = waves * work / items;
     float cycles = chunk * (average > longest ? average : longest);
     if (tasks > 0)
-        cycles += ceilf(tasks / (float)m->slots) * (float)c->length * m->exact +
-                  m->scan * (float)(c->segments / p->N) + m->launch;
+        cycles += ceilf(tasks / (float)m->slots) * (float)c->length * m->exact + m->scan * borders +
+                  m->launch;
     return cycles;
+}
+
+/* Whether so many items all run at once in forward's narrow shape. */
+GDNI_BOTH int gdni_plan_narrow(const gdni_plan_model *m, int64_t items) {
+    return m->narrow > 0 && items * 2 * m->forward_slices <= m->slots;
 }
 
 /* Fills in the cost of a candidate, all else of which is known; total: chunks. */
@@ -140,27 +151,37 @@ GDNI_BOTH void gdni_plan_cost(const gdni_plan_problem *p, gdni_plan_candidate *c
     const float matrices = exact * (borders - (float)c->cut) * (float)m->matrix_slices;
     c->cost[0] =
         gdni_plan_pass(p, c, total, (float)m->forward_slices, m->forward, states + matrices);
+    c->narrow = 0;
+    if (gdni_plan_narrow(m, c->segments * p->Hv)) {
+        const float narrow = gdni_plan_pass(p, c, total, 2.0f * (float)m->forward_slices, m->narrow,
+                                            states + matrices);
+        c->narrow = narrow < c->cost[0];
+        c->cost[0] = c->narrow ? narrow : c->cost[0];
+    }
     c->cost[1] = gdni_plan_pass(p, c, total, 2.0f * (float)m->backward_slices, m->backward,
                                 2.0f * states + matrices);
 }
 
 /*
- * The candidate with the least sum of both passes; none that has no room, that makes either pass 2%
- * slower than uncut, or that gains less than 3% over fewer segments.
+ * The candidate with the least sum of the passes that count; none that has no room, that makes one
+ * of them 2% slower than uncut, or that gains less than 3% over fewer segments.
  */
 GDNI_BOTH gdni_plan_choice gdni_plan_choose(const gdni_plan_problem *p,
                                             const gdni_plan_candidate *candidates) {
-    gdni_plan_choice choice = {candidates[0].length, INT64_MAX};
+    gdni_plan_choice choice = {candidates[0].length, INT64_MAX, candidates[0].narrow};
     const float *uncut = candidates[0].cost;
-    float best = uncut[0] + uncut[1];
+    const int both = p->model.both;
+    float best = uncut[0] + (both ? uncut[1] : 0.0f);
     for (int i = 1; i < GDNI_PLAN_CANDIDATES; ++i) {
         const float *cost = candidates[i].cost;
+        const float sum = cost[0] + (both ? cost[1] : 0.0f);
         if (candidates[i].segments - p->N > p->max_borders)
             break;
-        if (cost[0] <= 1.02f * uncut[0] && cost[1] <= 1.02f * uncut[1] &&
-            cost[0] + cost[1] < 0.97f * best) {
-            best = cost[0] + cost[1];
+        if (cost[0] <= 1.02f * uncut[0] && (!both || cost[1] <= 1.02f * uncut[1]) &&
+            sum < 0.97f * best) {
+            best = sum;
             choice.length = candidates[i].length;
+            choice.narrow = candidates[i].narrow;
         }
     }
     return choice;

@@ -72,13 +72,13 @@ __device__ __forceinline__ void load_triangle(uint32_t to, const TriangleMaps &m
     cp_async_bulk_tensor_load(to + TILE / 2, maps.lower, 0, 0, tile, barrier);
 }
 
-// One thread fills the ring.
+// One thread fills the ring, for `active` of the warpgroups.
 template <typename Shape>
 __device__ __forceinline__ void forward_load(const Arguments &a, const ForwardMaps &maps,
-                                             const Work &work, int half,
+                                             const Work &work, int half, int active,
                                              const ForwardPlace<Shape> &place) {
     const uint32_t loaded =
-        Shape::STAGE + Shape::GATES - (work.with_v ? 0 : Shape::WARPGROUPS * TILE);
+        Shape::STAGE + Shape::GATES - (Shape::WARPGROUPS - (work.with_v ? active : 0)) * TILE;
     Turn<Shape::STAGES> turn;
 #pragma unroll 1
     for (int i = 0; i < work.count; ++i, turn.next()) {
@@ -90,7 +90,7 @@ __device__ __forceinline__ void forward_load(const Arguments &a, const ForwardMa
         cp_async_bulk_tensor_load(stage + Shape::K, maps.k, token, 0, work.k_head, full);
 #pragma unroll
         for (int w = 0; w < Shape::WARPGROUPS; ++w)
-            if (work.with_v)
+            if (work.with_v && w < active)
                 cp_async_bulk_tensor_load(stage + Shape::V + w * TILE, maps.v, token, half + w,
                                           work.head, full);
         cp_async_bulk_load(place.gates(turn.stage),

@@ -33,12 +33,13 @@
 namespace gdni {
 namespace hopper {
 
-// One CTA: halves `half`, `half` + 1 ... of V, a warpgroup each. work() finds the work,
+// One CTA: `active` halves of V from `half` on, a warpgroup each. work() finds the work,
 // begin(offset) gives an element of the first state, end() where the last state goes, or NULL.
 // Without v it counts as zero.
 template <typename Shape, typename FindWork, typename Begin, typename End>
 __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMaps &maps, int half,
-                                            bool with_v, FindWork work, Begin begin, End end) {
+                                            int active, bool with_v, FindWork work, Begin begin,
+                                            End end) {
     extern __shared__ __align__(1024) unsigned char shared[];
     const uint32_t base = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
     const int warpgroup = threadIdx.x / 128;
@@ -46,7 +47,7 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
     if (threadIdx.x == 0) {
         for (int s = 0; s < Shape::STAGES; ++s) {
             mbarrier_init(place.full(s), 1);
-            mbarrier_init(place.empty(s), Shape::CONSUMERS);
+            mbarrier_init(place.empty(s), 128 * active);
         }
         for (int w = 0; w < Shape::WARPGROUPS; ++w)
             for (int i = 0; i < 4; ++i) {
@@ -67,13 +68,13 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
         const int warp = threadIdx.x / 32 % 4;
         if (warp == 0) {
             if (threadIdx.x % 32 == 0)
-                forward_load<Shape>(a, maps, work(), half, place);
-        } else if ((Shape::OUTPUT || Shape::KEEP) && warp <= Shape::WARPGROUPS) {
+                forward_load<Shape>(a, maps, work(), half, active, place);
+        } else if ((Shape::OUTPUT || Shape::KEEP) && warp <= active) {
             const ForwardPlace<Shape> stored = {base, warp - 1};
             forward_store<Shape>(a, maps, work(), half + warp - 1, stored);
             cp_async_bulk_wait_group_read<0>();
         }
-    } else {
+    } else if (warpgroup < active) {
         if constexpr (Shape::WARPGROUPS == 2)
             setmaxnreg_inc<232>();
         const int v0 = (half + warpgroup) * 64 + threadIdx.x / 32 % 4 * 16;
@@ -95,15 +96,17 @@ template <typename Shape>
 __global__ void __launch_bounds__(Shape::THREADS, 1)
     forward_kernel(const __grid_constant__ Arguments a, const __grid_constant__ ForwardMaps maps) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    constexpr int HALVES = 2 / Shape::WARPGROUPS;
-    const int64_t index = blockIdx.x / HALVES;
     griddepcontrol_wait();
+    // A plan may want a CTA for a half where there is room for both.
+    const int active = Shape::WARPGROUPS == 2 && a.narrow && *a.narrow ? 1 : Shape::WARPGROUPS;
+    const int index = static_cast<int>(active == 1 ? blockIdx.x / 2 : blockIdx.x);
+    const int half = active == 1 ? blockIdx.x % 2 : 0;
     if (index >= *a.item_count)
         return;
     const gdni_work_item &item = a.items[index];
     const float *start = entry_state(a, item);
     forward_cta<Shape>(
-        a, maps, blockIdx.x % HALVES, true, [&] { return make_work(a, item, item.first); },
+        a, maps, half, active, true, [&] { return make_work(a, item, item.first); },
         [&](int offset) { return start ? start[offset] : 0.0f; },
         [&] { return exit_state(a, item); });
 #endif
@@ -130,7 +133,7 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
     const float *start =
         !transfer && left->entry == GDNI_START_GIVEN ? entry_state(a, *left) : nullptr;
     forward_cta<Shape>(
-        a, maps, blockIdx.x % HALVES, !transfer,
+        a, maps, blockIdx.x % HALVES, Shape::WARPGROUPS, !transfer,
         [&] {
             Work work = make_work(a, *left, transfer ? left->stored : left->first);
             work.with_v = !transfer;

@@ -10,7 +10,10 @@ namespace {
 
 template <typename Shape>
 cudaError_t launch(const Arguments &a, const ForwardMaps &maps, cudaStream_t stream) {
-    const dim3 grid(static_cast<unsigned>(a.max_items * 2 / Shape::WARPGROUPS));
+    int64_t ctas = a.max_items * 2 / Shape::WARPGROUPS;
+    if (a.narrow && ctas < a.multiprocessors)
+        ctas = a.multiprocessors; // so many halves may run at once
+    const dim3 grid(static_cast<unsigned>(ctas));
     return launch_early(forward_kernel<Shape>, grid, Shape::THREADS, Shape::BYTES, stream, a, maps);
 }
 
@@ -39,9 +42,9 @@ cudaError_t launch_forward(const Arguments &a, cudaStream_t stream) {
         GDNI_CUDA_TRY(map_tiles(&maps.delta, a, a.delta, 64, 2, 1));
     }
     // A warpgroup alone on its multiprocessor runs a chunk in two thirds of the time that two take
-    // side by side: one a CTA while the device holds them all.
-    return a.max_items * 2 <= a.multiprocessors ? launch<1>(a, maps, stream)
-                                                : launch<2>(a, maps, stream);
+    // side by side: one a CTA while the device holds them all. A plan decides by itself.
+    return !a.narrow && a.max_items * 2 <= a.multiprocessors ? launch<1>(a, maps, stream)
+                                                             : launch<2>(a, maps, stream);
 }
 
 cudaError_t launch_exact(const Arguments &a, bool states, cudaStream_t stream) {

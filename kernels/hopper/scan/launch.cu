@@ -1,6 +1,7 @@
 #include "common/tensor_map.h"
 #include "hopper/hopper.h"
 #include "hopper/launch.h"
+#include "hopper/launch.h"
 #include "hopper/scan/kernel.cuh"
 #include "portable/stages.h"
 
@@ -16,8 +17,7 @@ cudaError_t launch_scan(const Arguments &a, bool states, bool gradients, cudaStr
     GDNI_CUDA_TRY(
         make_tensor_map(&p.matrices, {a.pool_transfer, a.plan.max_borders * a.Hv, HEAD_DIM, 4, 4,
                                       Shape::MATRIX, HEAD_DIM * sizeof(float), 64, HEAD_DIM}));
-    return launch_kernel(scan_kernel, grid, Shape::THREADS, Shape::BYTES, stream, p,
-                         states ? 0 : 1);
+    return launch_early(scan_kernel, grid, Shape::THREADS, Shape::BYTES, stream, p, states ? 0 : 1);
 }
 
 } // namespace hopper
