@@ -271,9 +271,12 @@ static void check_passes(const gdn_context *host, const gdn_context *cuda, int k
     }
     printf("%s, tied %d: loss and norm of %d passes %.8f, %.8f, of one %.8f, %.8f\n",
            kinds[kind].name, tied, (int)SEQUENCES, loss[1], norm[1], loss[0], norm[0]);
-    const double close = kind ? 1e-4 : 1e-6; /* the order of sums alone */
+    /* fp32: the order of sums alone. bf16 rounds gradients of a mean over a third of the targets
+     * elsewhere: a tenth of what rounding the weights does. */
+    const double close = kind ? 1e-4 : 1e-6,
+                 norm_close = kind ? kinds[kind].gradient / (10 * ROUNDINGS) : 1e-5;
     CHECK(fabs(loss[1] - loss[0]) <= close * loss[0] &&
-              fabs(norm[1] - norm[0]) <= 10 * close * norm[0],
+              fabs(norm[1] - norm[0]) <= norm_close * norm[0],
           "loss %.9g, norm %.9g, in one pass %.9g, %.9g", loss[1], norm[1], loss[0], norm[0]);
 }
 
