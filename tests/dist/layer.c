@@ -284,9 +284,13 @@ static void compare_bits(const layer_batch *b, const layer_part *x, const layer_
               "%s: d%s differs from that %s", name, weight_names[i], other);
 }
 
-/* In bf16 what passes between the parts is rounded, too: half as much again (tests/gpu/layer.c). */
+/* In bf16 what passes between the parts is rounded, too: as much again and half of that, and for
+ * the two sums that cancel what tests/gpu/layer.c says. In fp32 the same code keeps the standing
+ * ones. */
 static double limit_of(const char *tensor, gdn_dtype dtype) {
-    return (dtype == GDN_DTYPE_BF16 ? 1.5 : 1.0) * gdn_check_default_tolerance(tensor, dtype);
+    if (dtype != GDN_DTYPE_BF16)
+        return gdn_check_default_tolerance(tensor, dtype);
+    return !strcmp(tensor, "A_log") || !strcmp(tensor, "dt_bias") ? 1e-1 : 2.5e-2;
 }
 
 /* Sums the gradients of weights on the way. */

@@ -153,7 +153,6 @@ static gdn_status convert(const gdni_device *d, gdn_dtype to_dtype, void *to, gd
                           const void *from, int64_t count) {
     const size_t to_size = gdn_dtype_size(to_dtype), from_size = gdn_dtype_size(from_dtype);
     int failed = 0;
-#pragma omp parallel for num_threads(d->threads) reduction(| : failed)
     for (int64_t i = 0; i < count; i += PIECE) {
         const int64_t n = count - i < PIECE ? count - i : PIECE;
         failed |= gdn_convert(to_dtype, (char *)to + (size_t)i * to_size, from_dtype,

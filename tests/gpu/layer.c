@@ -7,7 +7,9 @@
  *
  * dA_log and ddt_bias of a head are sums over tokens of terms of either sign, which may cancel to
  * anything. Their errors are measured against the head's number or the root of the sum of the
- * terms' squares, whichever is larger: the size of such a sum where signs are random.
+ * terms' squares, whichever is larger: the size of such a sum where signs are random. In bf16 they
+ * get 1e-1, since the errors of dg hang together: each dg is itself a sum over the tokens after it.
+ * A wrong formula shows in fp32, and in layer_gates.c, where the operator alone is in bf16.
  */
 #include "device_part.h"
 #include "gdn_layer.h"
@@ -107,43 +109,44 @@ static void check(const char *name, gdn_dtype dtype, gdn_layer l, const int64_t 
     const int64_t C = 2 * (int64_t)l.Hk * l.K + HvV, W = l.conv_width;
     const double in = 1 / sqrt((double)D), out = 1 / sqrt((double)HvV);
     c.layer.flags = e.flags;
-    device_part part = {name,
-                        &c,
-                        offsetof(layer_case, layer.dtype),
-                        e.flags ? -1 : (ptrdiff_t)offsetof(layer_case, layer.flags),
-                        offsetof(layer_case, tensors.cu_seqlens),
-                        cu,
-                        cu ? l.N + 1 : 0,
-                        attach,
-                        forward,
-                        backward,
-                        2e-5,
-                        1e-2,
-                        2e-5,
-                        1.5e-2,
-                        22,
-                        {{TENSOR(x), ROLE_INPUT, 0, T, D},
-                         {WEIGHT(in_proj_qkv), 0, C, D, 0, in},
-                         {WEIGHT(in_proj_z), 0, HvV, D, 0, in},
-                         {WEIGHT(in_proj_b), 0, Hv, D, 0, in},
-                         {WEIGHT(in_proj_a), 0, Hv, D, 0, in},
-                         {WEIGHT(conv1d), 0, C, W, 0, 0.5},
-                         {WEIGHT(A_log), 1, Hv, 1, 0, 0, 0, log_A(l.Hv)},
-                         {WEIGHT(dt_bias), 1, Hv, 1},
-                         {WEIGHT(norm), 0, 1, l.V, 0, 0.1, 1},
-                         {WEIGHT(out_proj), 0, D, HvV, 0, out},
-                         {TENSOR(out), ROLE_OUTPUT, 0, T, D},
-                         {TENSOR(dout), ROLE_INPUT, 0, T, D},
-                         {TENSOR(dx), ROLE_GRADIENT, 0, T, D},
-                         {DWEIGHT(in_proj_qkv), 0, C, D},
-                         {DWEIGHT(in_proj_z), 0, HvV, D},
-                         {DWEIGHT(in_proj_b), 0, Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
-                         {DWEIGHT(in_proj_a), 0, Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
-                         {DWEIGHT(conv1d), 0, C, W},
-                         {DWEIGHT(A_log), 1, Hv, 1, .per_row = 1, .row_sizes = dA_sizes},
-                         {DWEIGHT(dt_bias), 1, Hv, 1, .per_row = 1, .row_sizes = ddt_sizes},
-                         {DWEIGHT(norm), 0, 1, l.V},
-                         {DWEIGHT(out_proj), 0, D, HvV}}};
+    device_part part = {
+        name,
+        &c,
+        offsetof(layer_case, layer.dtype),
+        e.flags ? -1 : (ptrdiff_t)offsetof(layer_case, layer.flags),
+        offsetof(layer_case, tensors.cu_seqlens),
+        cu,
+        cu ? l.N + 1 : 0,
+        attach,
+        forward,
+        backward,
+        2e-5,
+        1e-2,
+        2e-5,
+        1.5e-2,
+        22,
+        {{TENSOR(x), ROLE_INPUT, 0, T, D},
+         {WEIGHT(in_proj_qkv), 0, C, D, 0, in},
+         {WEIGHT(in_proj_z), 0, HvV, D, 0, in},
+         {WEIGHT(in_proj_b), 0, Hv, D, 0, in},
+         {WEIGHT(in_proj_a), 0, Hv, D, 0, in},
+         {WEIGHT(conv1d), 0, C, W, 0, 0.5},
+         {WEIGHT(A_log), 1, Hv, 1, 0, 0, 0, log_A(l.Hv)},
+         {WEIGHT(dt_bias), 1, Hv, 1},
+         {WEIGHT(norm), 0, 1, l.V, 0, 0.1, 1},
+         {WEIGHT(out_proj), 0, D, HvV, 0, out},
+         {TENSOR(out), ROLE_OUTPUT, 0, T, D},
+         {TENSOR(dout), ROLE_INPUT, 0, T, D},
+         {TENSOR(dx), ROLE_GRADIENT, 0, T, D},
+         {DWEIGHT(in_proj_qkv), 0, C, D},
+         {DWEIGHT(in_proj_z), 0, HvV, D},
+         {DWEIGHT(in_proj_b), 0, Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
+         {DWEIGHT(in_proj_a), 0, Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
+         {DWEIGHT(conv1d), 0, C, W},
+         {DWEIGHT(A_log), 1, Hv, 1, .per_row = 1, .row_sizes = dA_sizes, .bf16_tol = 1e-1},
+         {DWEIGHT(dt_bias), 1, Hv, 1, .per_row = 1, .row_sizes = ddt_sizes, .bf16_tol = 1e-1},
+         {DWEIGHT(norm), 0, 1, l.V},
+         {DWEIGHT(out_proj), 0, D, HvV}}};
     const device_field states[] = {
         {TENSOR(initial_state), ROLE_INPUT, 1, l.N * Hv, S, 0, 0.1},
         {TENSOR(final_state), ROLE_OUTPUT, 1, l.N * Hv, S, .fp32_tol = 2e-5, .bf16_tol = 1e-2},
