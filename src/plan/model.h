@@ -133,8 +133,13 @@ static inline int64_t gdni_plan_max_borders(const gdni_plan_device *device, cons
         return wanted < chunks ? wanted : chunks;
     }
     const int full = heads * ((p->V + 63) / 64) * 5 > device->multiprocessors * 2;
-    const int64_t least = heads <= 16 ? 64 : heads <= 32 ? 128 : 256; /* chunks of a sequence */
-    const int64_t most = p->N > 1 ? 48 : p->Hv < 2 * p->Hk ? 31 : 32;
+    /* Fewest chunks of a sequence on average, most heads; prepare costs more a v-head where few
+     * share a k-head. */
+    int64_t least = heads <= 16 ? 64 : 128;
+    if ((heads > 8 && heads <= 16 && p->Hv < 2 * p->Hk) ||
+        (heads > 24 && p->N == 1 && p->Hv < 4 * p->Hk))
+        least *= 2;
+    const int64_t most = p->N == 1 && p->Hv < 2 * p->Hk ? 31 : 32;
     int worth = chunks >= 48 && (!full || (packed && p->N > 1 && chunks * p->Hv >= 25000));
     if (gdni_plan_on_hopper(device->capability, p))
         worth =
