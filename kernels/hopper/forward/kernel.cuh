@@ -74,7 +74,9 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
             forward_store<Shape>(a, maps, work(), half + warp - 1, stored);
             cp_async_bulk_wait_group_read<0>();
         }
-    } else if (warpgroup < active) {
+        // NOTE: without the first comparison, a constant as a rule, a chunk takes 5% longer (13%
+        // more code).
+    } else if (active == Shape::WARPGROUPS || warpgroup < active) {
         if constexpr (Shape::WARPGROUPS == 2)
             setmaxnreg_inc<232>();
         const int v0 = (half + warpgroup) * 64 + threadIdx.x / 32 % 4 * 16;
@@ -92,15 +94,23 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
     }
 }
 
-template <typename Shape>
+// Chooses: a plan may want a CTA for a half where there is room for both; for all others the shape
+// is known to the compiler.
+template <typename Shape, bool Chooses>
 __global__ void __launch_bounds__(Shape::THREADS, 1)
     forward_kernel(const __grid_constant__ Arguments a, const __grid_constant__ ForwardMaps maps) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int HALVES = 2 / Shape::WARPGROUPS;
+    int64_t index = blockIdx.x / HALVES;
+    int half = blockIdx.x % HALVES, active = Shape::WARPGROUPS;
     griddepcontrol_wait();
-    // A plan may want a CTA for a half where there is room for both.
-    const int active = Shape::WARPGROUPS == 2 && a.narrow && *a.narrow ? 1 : Shape::WARPGROUPS;
-    const int index = static_cast<int>(active == 1 ? blockIdx.x / 2 : blockIdx.x);
-    const int half = active == 1 ? blockIdx.x % 2 : 0;
+    if constexpr (Chooses) {
+        if (*a.narrow) {
+            index = blockIdx.x / 2;
+            half = blockIdx.x % 2;
+            active = 1;
+        }
+    }
     if (index >= *a.item_count)
         return;
     const gdni_work_item &item = a.items[index];

@@ -14,7 +14,12 @@ cudaError_t launch(const Arguments &a, const ForwardMaps &maps, cudaStream_t str
     if (a.narrow && ctas < a.multiprocessors)
         ctas = a.multiprocessors; // so many halves may run at once
     const dim3 grid(static_cast<unsigned>(ctas));
-    return launch_early(forward_kernel<Shape>, grid, Shape::THREADS, Shape::BYTES, stream, a, maps);
+    if constexpr (Shape::WARPGROUPS == 2)
+        if (a.narrow)
+            return launch_early(forward_kernel<Shape, true>, grid, Shape::THREADS, Shape::BYTES,
+                                stream, a, maps);
+    return launch_early(forward_kernel<Shape, false>, grid, Shape::THREADS, Shape::BYTES, stream, a,
+                        maps);
 }
 
 template <int WARPGROUPS>
