@@ -33,11 +33,13 @@ enum {
  * order of summation on the host alone is measured beside them, and 20 times as much is rounding
  * too.
  *
- * bf16 rounds every activation and weight, and training amplifies that as well: how much, a run
- * shows that takes its first step in bf16 and all others on the host. Averages of 10 steps, as gdn
- * plot draws them, and held-out losses may differ by BF16_ROUNDING times as much. */
+ * bf16 rounds every activation and weight, and training amplifies that as well: a run that takes
+ * its first step alone in bf16 ends 0.003 to 0.007 nats from the host's, two builds' host runs
+ * 0.009 from one another. Averages of 10 steps, as gdn plot draws them, and held-out losses of a
+ * run all in bf16 may differ by BF16_GAP, of the 4 nats that the curve falls by (0.015 and 0.012 on
+ * an H200). */
 static const double EARLY = 5e-7, LATE = 2e-6, ROUNDING = 20;
-static const double BF16_ROUNDING = 3, BF16_FIRST_STEP = 0.01, BF16_END = 5e-3;
+static const double BF16_GAP = 0.03, BF16_FIRST_STEP = 0.01, BF16_END = 5e-3;
 enum {
     SMOOTHING = 10
 };
@@ -255,11 +257,9 @@ static curve_gap gap_of(const char *name, double got[2][MOST_STEPS], double host
     return gap;
 }
 
-static void check_gap(const char *name, curve_gap gap, curve_gap first_step) {
-    CHECK(gap.smooth <= BF16_ROUNDING * first_step.smooth, "%s: averaged losses differ by %g", name,
-          gap.smooth);
-    CHECK(gap.heldout <= BF16_ROUNDING * first_step.heldout, "%s: held-out losses differ by %g",
-          name, gap.heldout);
+static void check_gap(const char *name, curve_gap gap) {
+    CHECK(gap.smooth <= BF16_GAP, "%s: averaged losses differ by %g", name, gap.smooth);
+    CHECK(gap.heldout <= BF16_GAP, "%s: held-out losses differ by %g", name, gap.heldout);
 }
 
 static void check_bf16(void) {
@@ -278,11 +278,11 @@ static void check_bf16(void) {
           "one step in bf16 makes %g, %g", first.smooth, first.heldout);
     c.backend = GDNI_RUN_CUDA;
     train_ok("cuda-bf16", c, 0, 0, device);
-    check_gap("cuda bf16", gap_of("cuda bf16", device, host), first);
+    check_gap("cuda bf16", gap_of("cuda bf16", device, host));
     CHECK(distance(device[0], host[0], 0, BF16_STEPS) > EARLY, "was bf16 used?");
     c.recompute = GDNI_RECOMPUTE_LAYER;
     train_ok("cuda-bf16-layer", c, 0, 0, device);
-    check_gap("layers again", gap_of("cuda bf16, layers again", device, host), first);
+    check_gap("layers again", gap_of("cuda bf16, layers again", device, host));
 }
 
 static void check_graph(void) {
