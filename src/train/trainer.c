@@ -519,7 +519,7 @@ gdn_status gdni_train(const gdni_run *run) {
     gdni_batch_free(&t.batch);
     gdni_sampler_destroy(t.sampler);
     gdni_lm_destroy(t.lm);
-    if (!run->ranks || !run->ranks->sum_device) /* otherwise their group, which goes on, needs it */
+    if (!run->ranks) /* otherwise their group and layer, which go on, need it: it ends with them */
         gdni_backend_close(&t.backend);
     gdn_context_destroy(t.context);
     gdn_io_dataset_close(t.dataset);
