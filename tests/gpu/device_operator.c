@@ -5,10 +5,6 @@
 #include "arena.h"
 #include "cuda/memory.h"
 
-enum {
-    PIECE = 1 << 16 /* elements that a thread converts at a time */
-};
-
 /* What a layer's operator has on the device. q, k, v, g and beta are copied as one block. */
 typedef struct device_block {
     void *qkv;      /* [T, C] */
@@ -19,7 +15,7 @@ typedef struct device_block {
 struct gdni_device {
     const gdn_context *context;
     gdn_problem problem, problem_loss; /* of a pass with backward, of one without */
-    int32_t threads, blocks;
+    int32_t blocks;
     int64_t wide, values, heads; /* elements of qkv, of o and of a gate */
     gdn_sizes sizes;
     size_t workspace_size;
@@ -36,7 +32,7 @@ struct gdni_device {
     gdn_stream stream;
 };
 
-gdn_problem gdni_device_problem(const gdni_device_setup *setup, const gdn_layer *layer) {
+static gdn_problem operator_problem(const gdni_device_setup *setup, const gdn_layer *layer) {
     gdn_problem p = GDN_PROBLEM_INIT;
     p.dtype = setup->dtype;
     p.flags =
@@ -78,7 +74,7 @@ static void place(gdni_device *d, gdni_arena *a) {
 static gdn_status plan(gdni_device *d, const gdni_device_setup *setup, const gdn_layer *layer) {
     const gdn_sizes init = GDN_SIZES_INIT;
     gdn_sizes loss = init;
-    d->problem = d->problem_loss = gdni_device_problem(setup, layer);
+    d->problem = d->problem_loss = operator_problem(setup, layer);
     d->problem_loss.flags &= ~(uint32_t)(GDN_FLAG_SAVE_STATES | GDN_FLAG_SAVE_INVERSE);
     d->sizes = init;
     GDN_TRY(gdn_problem_sizes(d->context, &d->problem, &d->sizes));
@@ -109,7 +105,7 @@ static gdn_status allocate(gdni_device *d) {
 }
 
 gdn_status gdni_device_create(gdni_device **out, const gdni_device_setup *setup,
-                              const gdn_layer *layer, int32_t blocks, int32_t threads) {
+                              const gdn_layer *layer, int32_t blocks) {
     gdn_status status = GDN_STATUS_OK;
     *out = NULL;
     gdni_device *d = calloc(1, sizeof(*d));
@@ -120,7 +116,6 @@ gdn_status gdni_device_create(gdni_device **out, const gdni_device_setup *setup,
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "model: out of memory");
     }
     d->context = setup->context;
-    d->threads = threads;
     d->blocks = blocks;
     d->block = block;
     GDN_TRY_GOTO(plan(d, setup, layer), failed);
@@ -148,19 +143,6 @@ void gdni_device_destroy(gdni_device *d) {
 
 /* ---- Calls -------------------------------------------------------------------------------------
  */
-
-static gdn_status convert(const gdni_device *d, gdn_dtype to_dtype, void *to, gdn_dtype from_dtype,
-                          const void *from, int64_t count) {
-    const size_t to_size = gdn_dtype_size(to_dtype), from_size = gdn_dtype_size(from_dtype);
-    int failed = 0;
-    for (int64_t i = 0; i < count; i += PIECE) {
-        const int64_t n = count - i < PIECE ? count - i : PIECE;
-        failed |= gdn_convert(to_dtype, (char *)to + (size_t)i * to_size, from_dtype,
-                              (const char *)from + (size_t)i * from_size, n) != GDN_STATUS_OK;
-    }
-    return failed ? gdni_fail(GDN_STATUS_INTERNAL_ERROR, "device: a conversion failed")
-                  : GDN_STATUS_OK;
-}
 
 /* Host memory that becomes `device` when the block of memory from `base` on is copied. */
 static void *staged(const gdni_device *d, const void *device, const void *base) {
@@ -210,14 +192,14 @@ static gdn_status forward(void *user, const gdn_problem *problem, const gdn_tens
     gdn_tensors t = device_tensors(d, b);
     t.o = d->out;
     GDN_TRY(check_call(call, problem, host));
-    GDN_TRY(convert(d, p->dtype, d->staging, fp32, host->q, d->wide));
-    GDN_TRY(convert(d, fp32, staged(d, b->g, b->qkv), fp32, host->g, d->heads));
-    GDN_TRY(convert(d, fp32, staged(d, b->beta, b->qkv), fp32, host->beta, d->heads));
+    GDN_TRY(gdn_convert(p->dtype, d->staging, fp32, host->q, d->wide));
+    GDN_TRY(gdn_convert(fp32, staged(d, b->g, b->qkv), fp32, host->g, d->heads));
+    GDN_TRY(gdn_convert(fp32, staged(d, b->beta, b->qkv), fp32, host->beta, d->heads));
     GDN_TRY(gdni_stream_copy(d->context, b->qkv, d->staging, d->inputs, d->stream));
     GDN_TRY(gdn_forward(d->context, p, &t, d->stream));
     GDN_TRY(gdni_stream_copy(d->context, d->staging, d->out, out, d->stream));
     GDN_TRY(gdni_stream_wait(d->context, d->stream, "forward of the operator"));
-    return convert(d, fp32, host->o, p->dtype, d->staging, d->values);
+    return gdn_convert(fp32, host->o, p->dtype, d->staging, d->values);
 }
 
 static gdn_status backward(void *user, const gdn_problem *problem, const gdn_tensors *host,
@@ -235,15 +217,15 @@ static gdn_status backward(void *user, const gdn_problem *problem, const gdn_ten
     t.dg = d->dg;
     t.dbeta = d->dbeta;
     GDN_TRY(check_call(call, problem, host));
-    GDN_TRY(convert(d, p->dtype, d->staging, fp32, host->do_, d->values));
+    GDN_TRY(gdn_convert(p->dtype, d->staging, fp32, host->do_, d->values));
     GDN_TRY(
         gdni_stream_copy(d->context, d->out, d->staging, (size_t)d->values * element, d->stream));
     GDN_TRY(gdn_backward(d->context, p, &t, d->stream));
     GDN_TRY(gdni_stream_copy(d->context, d->staging, d->dqkv, d->gradients, d->stream));
     GDN_TRY(gdni_stream_wait(d->context, d->stream, "backward of the operator"));
-    GDN_TRY(convert(d, fp32, host->dq, p->dtype, d->staging, d->wide));
-    GDN_TRY(convert(d, fp32, host->dg, fp32, staged(d, d->dg, d->dqkv), d->heads));
-    return convert(d, fp32, host->dbeta, fp32, staged(d, d->dbeta, d->dqkv), d->heads);
+    GDN_TRY(gdn_convert(fp32, host->dq, p->dtype, d->staging, d->wide));
+    GDN_TRY(gdn_convert(fp32, host->dg, fp32, staged(d, d->dg, d->dqkv), d->heads));
+    return gdn_convert(fp32, host->dbeta, fp32, staged(d, d->dbeta, d->dqkv), d->heads);
 }
 
 const gdn_layer_hooks *gdni_device_hooks(gdni_device *device, int32_t block, int save,

@@ -22,13 +22,10 @@ typedef struct gdni_device_setup {
     uint32_t flags; /* GDN_FLAG_SAVE_...: what forward keeps for backward */
 } gdni_device_setup;
 
-/* The operator of a layer as the device gets it: rows of q, k, v are those of qkv. */
-gdn_problem gdni_device_problem(const gdni_device_setup *setup, const gdn_layer *layer);
-
 /* For `blocks` layers of this shape, which all have sequences of equal length and no states.
  * UNSUPPORTED, OUT_OF_MEMORY, CUDA_ERROR; NO_BACKEND in a build without CUDA. */
 gdn_status gdni_device_create(gdni_device **out, const gdni_device_setup *setup,
-                              const gdn_layer *layer, int32_t blocks, int32_t threads);
+                              const gdn_layer *layer, int32_t blocks);
 void gdni_device_destroy(gdni_device *device);
 
 /* One call's hooks, for gdn_layer_tensors; save: a backward of this block follows. */

@@ -186,7 +186,7 @@ int main(void) {
     layer_case c = make_case();
     const part_test test = describe(&c);
     const gdni_device_setup setup = {cuda, GDN_DTYPE_BF16, 0};
-    GDN(gdni_device_create(&c.device, &setup, &c.layer, 1, 2));
+    GDN(gdni_device_create(&c.device, &setup, &c.layer, 1));
     for (int which = 0; which <= MIXED; ++which) {
         part_run in = inputs(&test, which);
         part_run want = part_execute(&test, GDN_DTYPE_FP64, 1, 0, 1, &in);

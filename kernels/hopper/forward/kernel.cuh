@@ -74,8 +74,8 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
             forward_store<Shape>(a, maps, work(), half + warp - 1, stored);
             cp_async_bulk_wait_group_read<0>();
         }
-        // NOTE: without the first comparison, a constant as a rule, a chunk takes 5% longer (13%
-        // more code).
+        // NOTE: the first comparison is a constant as a rule; without it the compiler makes 13%
+        // more instructions (1880 for 1664), and rows without a plan took up to 5% longer.
     } else if (active == Shape::WARPGROUPS || warpgroup < active) {
         if constexpr (Shape::WARPGROUPS == 2)
             setmaxnreg_inc<232>();
