@@ -105,6 +105,12 @@ struct Arguments {
     size_t shared_memory; // bytes that one CTA may have
 };
 
+// A chunk's tile of one head. Elements of all tiles together pass 2^31: what comes of it stays in
+// 64 bits.
+__host__ __device__ inline int64_t tile_of(const Arguments &a, int64_t chunk, int64_t head) {
+    return chunk * a.Hv + head;
+}
+
 // Row (token, head) of a tensor.
 template <typename T>
 __host__ __device__ inline T *row_pointer(const Tensor &x, int64_t token, int64_t head) {

@@ -135,7 +135,7 @@ __device__ __forceinline__ void chain_load(const Arguments &a, const ChainItem &
     using Shape = ChainShape<T, C, KP>;
     const Chunk chunk = a.chunks[index];
     const int k_head = item.head / (a.Hv / a.Hk);
-    const int64_t tile = index * a.Hv + item.head;
+    const int64_t tile = tile_of(a, index, item.head);
     const Team team = {static_cast<int>(threadIdx.x) - item.warps() * 32, LOADERS * 32};
     load_tile<C>(stage.k, Shape::LD_K, KP, row_pointer<T>(a.k, chunk.token, k_head), a.k.token,
                  chunk.rows, a.K, a.k.aligned, team);
@@ -195,7 +195,7 @@ __device__ __forceinline__ void state_store(const float (&s)[KT][4], const Argum
 template <typename T, int KT>
 __device__ __forceinline__ void state_keep(const float (&s)[KT][4], const Arguments &a,
                                            const ChainItem &item, int64_t index, void *tiles) {
-    T *x = static_cast<T *>(tiles) + (index * a.Hv + item.head) * a.K * a.V;
+    T *x = static_cast<T *>(tiles) + tile_of(a, index, item.head) * a.K * a.V;
 #pragma unroll
     for (int t = 0; t < KT; ++t)
 #pragma unroll

@@ -87,7 +87,7 @@ __device__ __forceinline__ void forward_chain(const Arguments &a, const ChainIte
         }
         if (a.delta && kept)
             slice_store<T, C>(d, columns, ld,
-                              static_cast<T *>(a.delta) + (index * a.Hv + item.head) * C * a.V +
+                              static_cast<T *>(a.delta) + tile_of(a, index, item.head) * C * a.V +
                                   item.v0(),
                               a.V, C, true);
         scale_columns(d, [&](int j) { return left[j]; });
@@ -147,7 +147,7 @@ __device__ __forceinline__ void backward_chain(const Arguments &a, const ChainIt
         if (a.delta_grads && kept)
             slice_store<T, C>(d, columns, ld,
                               static_cast<T *>(a.delta_grads) +
-                                  (index * a.Hv + item.head) * C * a.V + item.v0(),
+                                  tile_of(a, index, item.head) * C * a.V + item.v0(),
                               a.V, C, true);
         scale_columns(d, [&](int j) { return -in_range * e[j] * beta[j]; });
 #pragma unroll

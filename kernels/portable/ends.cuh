@@ -108,7 +108,7 @@ __device__ __forceinline__ void one_end(const Arguments &a, int64_t sequence, in
     constexpr int LD_K = Shape::LD_K, LD_S = Shape::LD_S;
     constexpr int K_STEP = Shape::THREADS / SLICE, EACH = KP / K_STEP < 32 ? KP / K_STEP : 32;
     const Chunk chunk = a.chunks[index];
-    const int64_t tile = index * a.Hv + head;
+    const int64_t tile = tile_of(a, index, head);
     const int k_head = head / (a.Hv / a.Hk), warp = threadIdx.x / 32;
     const int m0 = warp % (C / 16) * 16, half = warp / (C / 16), n0 = half * KP / 2;
     T *ks = reinterpret_cast<T *>(shared), *qs = ks + C * LD_K;

@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
     unsigned char *stages = shared + Shape::BYTES - Shape::STAGE;
 
     const auto load_slice = [&](int head, int v0, unsigned char *stage) {
-        const int64_t tile = index * a.Hv + head;
+        const int64_t tile = tile_of(a, index, head);
         T *x = reinterpret_cast<T *>(stage);
         const T *delta = static_cast<const T *>(a.delta) + tile * C * a.V + v0;
         const T *delta_grads = static_cast<const T *>(a.delta_grads) + tile * C * a.V + v0;
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(GradientsShape<T, C, KP>::THREADS, 1)
         clear(x3);
         clear(y[0]);
         clear(y[1]);
-        load_floats(gates, a.gates + (index * a.Hv + head) * GATE_ROWS * C, GATE_ROWS * C);
+        load_floats(gates, a.gates + tile_of(a, index, head) * GATE_ROWS * C, GATE_ROWS * C);
         load_slice(head, 0, stages);
         for (int v0 = 0; v0 < a.V; v0 += SLICE) {
             unsigned char *stage = stages + (a.stages == 2 && v0 / SLICE % 2 ? Shape::STAGE : 0);

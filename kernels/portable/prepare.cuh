@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(2 * C) prepare_kernel(const __grid_constant__ 
     __syncthreads();
     for (int r = 0; r < group; ++r) {
         const int head = k_head * group + r;
-        const int64_t tile = index * a.Hv + head;
+        const int64_t tile = tile_of(a, index, head);
         if (threadIdx.x < 32)
             prepare_gates<T, C>(a, chunk, head, gates, a.gates + tile * GATE_ROWS * C,
                                 a.bounds ? a.bounds + tile : nullptr, ns, LD_C + 1);

@@ -89,6 +89,8 @@ static const stress_case cases[] = {
     {"bf16.many.states", B, 122500, MANY, 1, 2, 64, 64, MIXED, UNIT, EDGES, 1},
     {"bf16.T65536", B, 65536, ONE, 4, 8, 128, 128, MIXED, UNIT, RANDOM, 1},
     {"bf16.K256", B, 8192, ONE, 2, 4, 256, 256, MIXED, UNIT, RANDOM, 1},
+    /* More than 2^31 elements of v, and of what chains keep of it; 35 GB. */
+    {"bf16.V256", B, 131136, ONE, 64, 64, 16, 256, MIXED, UNIT, RANDOM, 1, 2},
     {"bf16.T262144", B, 262144, ONE, 8, 16, 128, 128, MIXED, UNIT, RANDOM, 1},
     {"fp32.T1", F, 1, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 1},
     {"fp32.T127", F, 127, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 1},
