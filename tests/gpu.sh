@@ -56,22 +56,10 @@ dist() {
     return $code
 }
 
-# What racecheck says of one Hopper kernel is known, and no race: what it follows is what a thread's own arrival at an
-# mbarrier publishes to those who wait at that barrier. In chains_kernel a lane arrives for its warp, behind a warp-wide
-# instruction, when the warp has read a stage; the loading warp waits for that and fills the stage again. So it may
-# report the copy of the gates, the one copy it follows, and the zeros written behind a sequence's last row, against
-# reads of what lay there before by other lanes; both only where a chain has more chunks than stages. And the numbers of
-# stored chunks, which one thread stores with .release while another looks at them with .acquire. All lanes arriving
-# takes the first two away, for up to 1% of backward with 2 to 8 k-heads. Hazards in other kernels count.
-known_races='^========= (Error|Warning): Race reported between (Read|Write) access at .*gdni::hopper::chains_kernel<'
-
-# only_known_races LOG: racecheck came to its end, the test passed, and nothing else is reported.
-only_known_races() {
-    grep -q ' passed, 0 failed$' "$1" && grep -q '^========= RACECHECK SUMMARY' "$1" &&
-        ! grep -q 'not printed' "$1" &&
-        ! grep '^========= [A-Z]' "$1" | grep -v '^========= \(COMPUTE-SANITIZER\|RACECHECK SUMMARY\)' | grep -Evq "$known_races"
-}
-
+# racecheck follows what a thread's own arrival at an mbarrier publishes, not what its warp did before a __syncwarp. Hence
+# all lanes arrive where a kernel says that memory is free again. In fused_kernel, which none of these cases runs, a lane
+# still arrives for its warp at barriers of another CTA, and racecheck reports what lies in its slots.
+#
 # Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times. All runs side by side, as
 # the device is hardly used; each one's output stays in a file of its own.
 sanitize() {
@@ -92,8 +80,6 @@ sanitize() {
         log=$2
         if wait "$1"; then
             echo "clean   $(basename "$log" .txt): $(tail -1 "$log")"
-        elif [[ $log == */racecheck-* ]] && only_known_races "$log"; then
-            echo "known   $(basename "$log" .txt): $(tail -1 "$log")"
         else
             failed=1
             echo "FAILED  $(basename "$log" .txt), see $log:"

@@ -42,6 +42,19 @@ __device__ __forceinline__ int load_acquire_shared(uint32_t at) {
 __device__ __forceinline__ void store_release_shared(uint32_t at, int x) {
     asm volatile("st.release.cta.shared::cta.s32 [%0], %1;\n" ::"r"(at), "r"(x) : "memory");
 }
+// The same by atomic operations, for a number at which a thread looks again and again: what
+// racecheck would call a race otherwise.
+__device__ __forceinline__ int atom_acquire_shared(uint32_t at) {
+    int x;
+    asm volatile("atom.acquire.cta.shared::cta.or.b32 %0, [%1], 0;\n"
+                 : "=r"(x)
+                 : "r"(at)
+                 : "memory");
+    return x;
+}
+__device__ __forceinline__ void red_release_max_shared(uint32_t at, int x) {
+    asm volatile("red.release.cta.shared::cta.max.s32 [%0], %1;\n" ::"r"(at), "r"(x) : "memory");
+}
 // What was seen of other CTAs' results comes before what the copy engine reads.
 __device__ __forceinline__ void fence_proxy_async_all() {
     asm volatile("fence.proxy.async;\n" ::: "memory");

@@ -16,8 +16,8 @@
 // Roles: one or two computing warpgroups; a loading warp; a storing warp for each warpgroup; an
 // announcing warp, where the chunk-parallel pass begins before this kernel has ended.
 //
-//   loading     | chunk i + STAGES - 1 ...       full(stage): copies; empty(stage): 4 warps a
-//   computing   | U(i) | D(i) | S'(i)            warpgroup, once the chunk's last product is done
+//   loading     | chunk i + STAGES - 1 ...       full(stage): copies; empty(stage): computing
+//   computing   | U(i) | D(i) | S'(i)            threads, once the chunk's last product is done
 //                   state(i)     D(i) to shared memory, behind the products
 //   storing     | tiles of chunk i - 1 ...       out_full: 4 warps; out_empty: the storing warp
 //   announcing  | tiles of chunk i - 3 ...       Arguments::arrivals, once they are in memory
@@ -196,12 +196,12 @@ __device__ __forceinline__ void chains_store(const ChainsParameters &p, const Ch
         if (leader) {
             mbarrier_arrive(shared + Layout::OUT_EMPTY + barrier);
             cp_async_bulk_wait_group<1>();
-            store_release_shared(shared + Layout::STORED + 4 * warpgroup, i);
+            red_release_max_shared(shared + Layout::STORED + 4 * warpgroup, i);
         }
     }
     if (leader) {
         cp_async_bulk_wait_group<0>();
-        store_release_shared(shared + Layout::STORED + 4 * warpgroup, count);
+        red_release_max_shared(shared + Layout::STORED + 4 * warpgroup, count);
     }
 }
 
@@ -216,7 +216,7 @@ __device__ __forceinline__ void chains_announce(const ChainsParameters &p, const
     for (int done = 0; done < count;) {
         int stored = count;
         for (int w = 0; w < WARPGROUPS; ++w)
-            stored = min(stored, load_acquire_shared(shared + Layout::STORED + 4 * w));
+            stored = min(stored, atom_acquire_shared(shared + Layout::STORED + 4 * w));
         if (stored == done) {
             pause(200);
             continue;
@@ -312,7 +312,6 @@ __device__ __forceinline__ void chains_compute(const ChainsParameters &p, const 
         const float decay = load_shared_float(gates + 4 * (GATE_EXP * 64 + 63));
         wgmma_wait_group<0>();
         pin(s);
-        mbarrier_arrive_if(shared + Layout::EMPTY + 8 * previous, lane == 0 && i > 0);
 
         // U^T = S^T K^T, or dS'^T K^T.
 #pragma unroll
@@ -332,6 +331,7 @@ __device__ __forceinline__ void chains_compute(const ChainsParameters &p, const 
         for (int t = 4; t < 8; ++t)
             wgmma_m64n64k16<MAJOR_K>(u, x + 4 * t, k + Shape::SQUARE / 16 + 2 * (t - 4), true);
         wgmma_commit_group();
+        mbarrier_arrive_if(shared + Layout::EMPTY + 8 * previous, i > 0);
 #pragma unroll
         for (int j = 0; j < 64; ++j)
             s[j] *= decay;
@@ -503,7 +503,7 @@ __device__ __forceinline__ void chains_run(const ChainsParameters &p, int index)
     if (threadIdx.x == 0) {
         for (int i = 0; i < Layout::STAGES; ++i) {
             mbarrier_init(shared + Layout::FULL + 8 * i, 32); // the loading warp's lanes
-            mbarrier_init(shared + Layout::EMPTY + 8 * i, 4 * WARPGROUPS);
+            mbarrier_init(shared + Layout::EMPTY + 8 * i, 128 * WARPGROUPS);
         }
         for (int i = 0; i < 2 * WARPGROUPS; ++i) {
             mbarrier_init(shared + Layout::OUT_FULL + 8 * i, 4);

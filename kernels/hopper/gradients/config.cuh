@@ -59,7 +59,7 @@ enum Barrier {
     Q_FULL = 4,      // the copy, lanes as above
     Q_EMPTY = 5,     // 8 consumer warps
     STAGE_FULL = 6,  // [2] the copy, lanes as above
-    STAGE_EMPTY = 8, // [2] 8 consumer warps, or the storing warp for all of them
+    STAGE_EMPTY = 8, // [2] all consumer threads, or the storing warp for them
     S_FULL = 10,     // the copy
     S_EMPTY = 11,    // 8 consumer warps
     DS_FULL = 12,
@@ -67,8 +67,8 @@ enum Barrier {
     G_FULL = 14,     // 4 warps of queries
     G_EMPTY = 15,    // 4 warps of keys
     SUMS_FULL = 16,  // [2] all consumer threads
-    SUMS_EMPTY = 18, // [2] the reducing warp
-    OUT_FULL = 20,   // 8 consumer warps: dq and dk lie in the group's last stage
+    SUMS_EMPTY = 18, // [2] the reducing warp's lanes
+    OUT_FULL = 20,   // all consumer threads: dq and dk lie in the group's last stage
     STAGE_TAIL = 21, // copies of a chunk with fewer rows
     GROUP_TAIL = 22,
     GROUP_FULL = 23, // [8] the warp that takes them

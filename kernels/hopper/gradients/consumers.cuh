@@ -121,9 +121,7 @@ __device__ __forceinline__ void gradients_queries(const GradientsParameters &p, 
             store_shared_float_if(sums + offsetof(GradientsSums, state) + 4 * warp, z,
                                   at.lane == 0);
             mbarrier_arrive(barriers + 8 * (SUMS_FULL + stage));
-            __syncwarp();
-            mbarrier_arrive_if(barriers + 8 * (STAGE_EMPTY + stage),
-                               at.lane == 0 && r < p.heads - 1);
+            mbarrier_arrive_if(barriers + 8 * (STAGE_EMPTY + stage), r < p.heads - 1);
         }
         // G K, and G for the keys.
         const GradientsLane at;
@@ -152,8 +150,7 @@ __device__ __forceinline__ void gradients_queries(const GradientsParameters &p, 
         mbarrier_arrive_if(barriers + 8 * Q_EMPTY, at.lane == 0);
         mbarrier_arrive_if(barriers + 8 * (K_EMPTY + (m & 1)), at.lane == 0);
         gradients_output(sum, p.a, p.a.dq32, group_of(shared, m), last + DO, at);
-        __syncwarp();
-        mbarrier_arrive_if(barriers + 8 * OUT_FULL, at.lane == 0);
+        mbarrier_arrive(barriers + 8 * OUT_FULL);
     }
 }
 
@@ -281,9 +278,7 @@ __device__ __forceinline__ void gradients_keys(const GradientsParameters &p, uin
                                     8 * at.lane,
                                 columns.sum[0], columns.sum[1]);
             mbarrier_arrive(barriers + 8 * (SUMS_FULL + stage));
-            __syncwarp();
-            mbarrier_arrive_if(barriers + 8 * (STAGE_EMPTY + stage),
-                               at.lane == 0 && r < p.heads - 1);
+            mbarrier_arrive_if(barriers + 8 * (STAGE_EMPTY + stage), r < p.heads - 1);
         }
         // (W + W^T) K through the last stage's dV, then G^T Q.
         const GradientsLane at;
@@ -327,8 +322,7 @@ __device__ __forceinline__ void gradients_keys(const GradientsParameters &p, uin
         mbarrier_arrive_if(barriers + 8 * (K_EMPTY + (m & 1)), at.lane == 0);
         bar_sync(2, 128); // all have read W
         gradients_output(sum, p.a, p.a.dk32, group_of(shared, m), last + DV, at);
-        __syncwarp();
-        mbarrier_arrive_if(barriers + 8 * OUT_FULL, at.lane == 0);
+        mbarrier_arrive(barriers + 8 * OUT_FULL);
     }
 }
 

@@ -41,9 +41,10 @@ __global__ void __launch_bounds__(THREADS, 1)
     extern __shared__ __align__(1024) unsigned char memory[];
     const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(memory));
     if (threadIdx.x == 0) {
-        constexpr int COUNTS[BARRIER_COUNT] = {32, 32, 8, 8, 32, 8,         32,        32, 8, 8, 1,
-                                               8,  1,  8, 4, 4,  CONSUMERS, CONSUMERS, 1,  1, 8, 1,
-                                               1,  1,  1, 1, 1,  1,         1,         1,  1};
+        constexpr int ALL = CONSUMERS;
+        constexpr int COUNTS[BARRIER_COUNT] = {32, 32, 8, 8, 32, 8,   32,  32, ALL, ALL, 1,
+                                               8,  1,  8, 4, 4,  ALL, ALL, 32, 32,  ALL, 1,
+                                               1,  1,  1, 1, 1,  1,   1,   1,  1};
 #pragma unroll
         for (int i = 0; i < BARRIER_COUNT; ++i)
             mbarrier_init(shared + BARRIERS + 8 * i, COUNTS[i]);

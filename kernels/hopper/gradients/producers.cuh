@@ -156,8 +156,7 @@ __device__ __forceinline__ void gradients_store(const GradientsParameters &p, ui
             }
         }
         __syncwarp();
-        if (leader)
-            mbarrier_arrive(barriers + 8 * (STAGE_EMPTY + stage), 8);
+        mbarrier_arrive(barriers + 8 * (STAGE_EMPTY + stage), CONSUMERS / 32);
     }
     if (leader)
         cp_async_bulk_wait_group<0>();
@@ -219,9 +218,7 @@ __device__ __forceinline__ void gradients_reduce(const GradientsParameters &p, u
                 right.y += c.y - b.y;
                 z += load_shared_float(sums + offsetof(GradientsSums, state) + 4 * w);
             }
-            __syncwarp();
-            if (lane == 0)
-                mbarrier_arrive(barriers + 8 * (SUMS_EMPTY + stage));
+            mbarrier_arrive(barriers + 8 * (SUMS_EMPTY + stage));
             const int64_t token = p.a.chunks[index].token;
             const int rows = p.a.chunks[index].rows;
             float after = right.x + right.y, before = left.x + left.y; // sums over lanes
