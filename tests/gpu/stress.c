@@ -92,7 +92,6 @@ static const stress_case cases[] = {
     {"bf16.K256", B, 8192, ONE, 2, 4, 256, 256, MIXED, UNIT, RANDOM, 1},
     /* More than 2^31 elements of v, and of what chains keep of it; 35 GB. */
     {"bf16.V256", B, 131136, ONE, 64, 64, 16, 256, MIXED, UNIT, RANDOM, 1, 2},
-    {"bf16.T262144", B, 262144, ONE, 8, 16, 128, 128, MIXED, UNIT, RANDOM, 1},
     {"fp32.T1", F, 1, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 1},
     {"fp32.T127", F, 127, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 1},
     {"fp32.T4096", F, 4096, ONE, 4, 8, 128, 128, MIXED, UNIT, RANDOM, 1},
@@ -105,7 +104,6 @@ static const stress_case cases[] = {
     {"fp32.long.growing", F, 512, ONE, 2, 4, 128, 128, GATE(0.01), LONG, RANDOM, 1},
     {"fp32.many", F, 122500, MANY, 2, 4, 64, 64, MIXED, UNIT, RANDOM, 1},
     {"fp32.T65536", F, 65536, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 1},
-    {"fp32.T262144", F, 262144, ONE, 2, 4, 128, 128, MIXED, UNIT, RANDOM, 1},
     ALONE("0.001", 0.001),
     ALONE("0.01", 0.01),
     ALONE("0.1", 0.1),
