@@ -1,17 +1,10 @@
 #include "elementwise.h"
 
+#include "clones.h"
 #include "internal.h"
 
 #include <math.h>
 #include <string.h>
-
-/* One version of a loop an instruction set, chosen at load time. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__ELF__) &&         \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define GDNI_HOT __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define GDNI_HOT
-#endif
 
 enum {
     C = GDNI_CHUNK
@@ -54,7 +47,7 @@ void gdni_gates_make(int n, const float *g, const float *beta, int64_t stride, g
     gates->all = fast_exp((float)c);
 }
 
-GDNI_HOT void gdni_decay_matrix(int n, const gdni_gates *gates, float *gamma) {
+GDNI_CLONES void gdni_decay_matrix(int n, const gdni_gates *gates, float *gamma) {
     for (int i = 0; i < n; ++i) {
         float *row = gamma + i * C;
         const double c = gates->c[i];
@@ -65,7 +58,7 @@ GDNI_HOT void gdni_decay_matrix(int n, const gdni_gates *gates, float *gamma) {
     }
 }
 
-GDNI_HOT void gdni_inverse(int n, const float *N, const float *beta, float *T) {
+GDNI_CLONES void gdni_inverse(int n, const float *N, const float *beta, float *T) {
     for (int i = 0; i < n; ++i) {
         float row[GDNI_CHUNK] = {0};
         for (int j = 0; j < i; ++j) {
@@ -78,13 +71,13 @@ GDNI_HOT void gdni_inverse(int n, const float *N, const float *beta, float *T) {
     }
 }
 
-GDNI_HOT void gdni_hadamard(int n, float scale, const float *a, const float *b, float *out) {
+GDNI_CLONES void gdni_hadamard(int n, float scale, const float *a, const float *b, float *out) {
     for (int i = 0; i < n * C; ++i)
         out[i] = scale * a[i] * b[i];
 }
 
-GDNI_HOT void gdni_residual(int n, int width, const gdni_gates *gates, const float *V, int64_t ldv,
-                            const float *U, int64_t ldu, float *out, int64_t ldo) {
+GDNI_CLONES void gdni_residual(int n, int width, const gdni_gates *gates, const float *V,
+                               int64_t ldv, const float *U, int64_t ldu, float *out, int64_t ldo) {
     for (int i = 0; i < n; ++i) {
         const float in = gates->in[i], beta = gates->beta[i];
         const float *u = U + i * ldu;
@@ -102,8 +95,8 @@ GDNI_HOT void gdni_residual(int n, int width, const gdni_gates *gates, const flo
     }
 }
 
-GDNI_HOT void gdni_scale_rows(int rows, int width, float scale, const float *factor, const float *x,
-                              int64_t ldx, float *out, int64_t ldo) {
+GDNI_CLONES void gdni_scale_rows(int rows, int width, float scale, const float *factor,
+                                 const float *x, int64_t ldx, float *out, int64_t ldo) {
     for (int i = 0; i < rows; ++i) {
         const float f = scale * factor[i];
 #pragma omp simd
@@ -112,8 +105,8 @@ GDNI_HOT void gdni_scale_rows(int rows, int width, float scale, const float *fac
     }
 }
 
-GDNI_HOT void gdni_scale(int rows, int width, float scale, const float *x, int64_t ldx, int add,
-                         float *out, int64_t ldo) {
+GDNI_CLONES void gdni_scale(int rows, int width, float scale, const float *x, int64_t ldx, int add,
+                            float *out, int64_t ldo) {
     for (int i = 0; i < rows; ++i) {
         if (add) {
 #pragma omp simd
@@ -127,8 +120,8 @@ GDNI_HOT void gdni_scale(int rows, int width, float scale, const float *x, int64
     }
 }
 
-GDNI_HOT void gdni_scale_add_rows(int n, int width, const float *factor, const float *a,
-                                  int64_t lda, float *x, int64_t ldx) {
+GDNI_CLONES void gdni_scale_add_rows(int n, int width, const float *factor, const float *a,
+                                     int64_t lda, float *x, int64_t ldx) {
     for (int i = 0; i < n; ++i) {
         const float f = factor[i];
 #pragma omp simd
@@ -137,8 +130,8 @@ GDNI_HOT void gdni_scale_add_rows(int n, int width, const float *factor, const f
     }
 }
 
-GDNI_HOT void gdni_gather_rows(int n, int width, const float *factor, const float *y, int64_t ldy,
-                               float *x, float *sum, double *dots) {
+GDNI_CLONES void gdni_gather_rows(int n, int width, const float *factor, const float *y,
+                                  int64_t ldy, float *x, float *sum, double *dots) {
     for (int i = 0; i < n; ++i) {
         const float f = factor[i];
         double dot = 0.0;
@@ -152,8 +145,8 @@ GDNI_HOT void gdni_gather_rows(int n, int width, const float *factor, const floa
     }
 }
 
-GDNI_HOT void gdni_row_dots(int rows, int width, const float *x, int64_t ldx, const float *y,
-                            int64_t ldy, double *dots) {
+GDNI_CLONES void gdni_row_dots(int rows, int width, const float *x, int64_t ldx, const float *y,
+                               int64_t ldy, double *dots) {
     for (int i = 0; i < rows; ++i) {
         double dot = 0.0;
 #pragma omp simd reduction(+ : dot)
@@ -163,9 +156,9 @@ GDNI_HOT void gdni_row_dots(int rows, int width, const float *x, int64_t ldx, co
     }
 }
 
-GDNI_HOT void gdni_write_gradients(int n, int width, const gdni_gates *gates, const float *V,
-                                   int64_t ldv, const float *U, const float *E, float *dV,
-                                   double *dbeta) {
+GDNI_CLONES void gdni_write_gradients(int n, int width, const gdni_gates *gates, const float *V,
+                                      int64_t ldv, const float *U, const float *E, float *dV,
+                                      double *dbeta) {
     for (int i = 0; i < n; ++i) {
         const float in = gates->in[i], beta = gates->beta[i];
         const float *v = V + i * ldv, *u = U + i * width, *e = E + i * width;
@@ -179,9 +172,9 @@ GDNI_HOT void gdni_write_gradients(int n, int width, const gdni_gates *gates, co
     }
 }
 
-GDNI_HOT void gdni_pair_gradients(int n, float scale, const gdni_gates *gates, const float *gamma,
-                                  const float *QK, const float *N, float *dP, float *Z,
-                                  double *dbeta, double *dg) {
+GDNI_CLONES void gdni_pair_gradients(int n, float scale, const gdni_gates *gates,
+                                     const float *gamma, const float *QK, const float *N, float *dP,
+                                     float *Z, double *dbeta, double *dg) {
     double below[GDNI_CHUNK] = {0}; /* sum of B_ij over the rows i seen so far */
     for (int i = n - 1; i >= 0; --i) {
         const float beta = gates->beta[i], *gam = gamma + i * C;
@@ -210,7 +203,7 @@ GDNI_HOT void gdni_pair_gradients(int n, float scale, const gdni_gates *gates, c
 }
 
 /* bf16 by the loop, so that it becomes vector code; fp16 by the library's own conversion. */
-GDNI_HOT static void load_bf16(const uint16_t *x, int count, float *out) {
+GDNI_CLONES static void load_bf16(const uint16_t *x, int count, float *out) {
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
         const uint32_t bits = (uint32_t)x[i] << 16;
@@ -218,7 +211,7 @@ GDNI_HOT static void load_bf16(const uint16_t *x, int count, float *out) {
     }
 }
 
-GDNI_HOT static void store_bf16(const float *x, int count, uint16_t *out) {
+GDNI_CLONES static void store_bf16(const float *x, int count, uint16_t *out) {
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
         uint32_t bits;

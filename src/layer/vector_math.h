@@ -5,18 +5,11 @@
 #ifndef GDNI_VECTOR_MATH_H
 #define GDNI_VECTOR_MATH_H
 
+#include "clones.h"
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-
-/* One copy of a function per vector unit, chosen when the library is loaded. Not under sanitizers,
- * which are not running yet at that time. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) &&       \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define GDNI_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define GDNI_CLONES
-#endif
 
 /*
  * exp(x) without branches: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial for exp(r) (relative error

@@ -16,6 +16,7 @@
  * The states come from a forward pass that keeps one in GDNI_BLOCK; those in between are computed
  * again, block by block.
  */
+#include "clones.h"
 #include "recurrence.h"
 
 #include <math.h>
@@ -28,44 +29,85 @@ typedef struct token_gradients {
     double g, beta;
 } token_gradients;
 
+enum {
+    LANES = 8 /* partial sums of a row, side by side */
+};
+
+static double sum_of(const double partial[LANES]) {
+    double sum = 0.0;
+    for (int l = 0; l < LANES; ++l)
+        sum += partial[l];
+    return sum;
+}
+
+/* Row i of the state, first half of a step: dS += s q do^T, dd += dS^T k, residual -= S~^T k;
+ * returns <after, do>. */
+static inline double row_of_step(int32_t V, double q, double k, double decay,
+                                 const double *restrict before, const double *restrict after,
+                                 const double *restrict do_t, double *restrict dS,
+                                 double *restrict dd, double *restrict residual) {
+    double partial[LANES] = {0.0}, rest = 0.0;
+    int32_t j = 0;
+    for (int32_t i = 0; i < V; ++i) {
+        dS[i] += q * do_t[i];
+        dd[i] += dS[i] * k;
+        residual[i] -= decay * before[i] * k;
+    }
+    for (; j + LANES <= V; j += LANES)
+        for (int l = 0; l < LANES; ++l)
+            partial[l] += after[j + l] * do_t[j + l];
+    for (; j < V; ++j)
+        rest += after[j] * do_t[j];
+    return sum_of(partial) + rest;
+}
+
+/* Second half: dS := exp(g) dS~, dg += dS~ S~ by column; returns <dS, d> - <S~, dv>. */
+static inline double row_of_gradient(int32_t V, double k, double decay,
+                                     const double *restrict before, const double *restrict delta,
+                                     const double *restrict dv, double *restrict dS,
+                                     double *restrict dg) {
+    double partial[LANES] = {0.0}, rest = 0.0;
+    int32_t j = 0;
+    for (; j + LANES <= V; j += LANES)
+        for (int l = 0; l < LANES; ++l)
+            partial[l] += dS[j + l] * delta[j + l] - decay * before[j + l] * dv[j + l];
+    for (; j < V; ++j)
+        rest += dS[j] * delta[j] - decay * before[j] * dv[j];
+    for (int32_t i = 0; i < V; ++i) {
+        const double decayed = decay * before[i], d_decayed = dS[i] - k * dv[i];
+        dg[i] += d_decayed * decayed;
+        dS[i] = decay * d_decayed;
+    }
+    return sum_of(partial) + rest;
+}
+
 /* One step back. before = S_{t-1}, after = S_t; dS goes from the gradient of S_t to that of
  * S_{t-1}. */
-static void step_back(const gdn_problem *p, const gdni_token *x, const double *before,
-                      const double *after, const double *do_t, double *dS, token_gradients *d) {
+GDNI_CLONES static void step_back(const gdn_problem *p, const gdni_token *x, const double *before,
+                                  const double *after, const double *do_t, double *dS,
+                                  token_gradients *d) {
     const int32_t K = p->K, V = p->V;
     const double decay = exp(x->g);
     double residual[GDNI_MAX_DIM], dd[GDNI_MAX_DIM]; /* v_t - S~^T k_t, dd_t */
+    double delta[GDNI_MAX_DIM], dg[GDNI_MAX_DIM];    /* d_t, dg_t by column */
 
     for (int32_t j = 0; j < V; ++j) {
         residual[j] = x->v[j];
-        dd[j] = 0.0;
+        dd[j] = dg[j] = 0.0;
     }
-    for (int32_t i = 0; i < K; ++i) {
-        double dq = 0.0;
-        for (int32_t j = 0; j < V; ++j) {
-            dS[i * V + j] += p->scale * x->q[i] * do_t[j];
-            dq += after[i * V + j] * do_t[j];
-            dd[j] += dS[i * V + j] * x->k[i];
-            residual[j] -= decay * before[i * V + j] * x->k[i];
-        }
-        d->q[i] = p->scale * dq;
-    }
+    for (int32_t i = 0; i < K; ++i)
+        d->q[i] = p->scale * row_of_step(V, p->scale * x->q[i], x->k[i], decay, before + i * V,
+                                         after + i * V, do_t, dS + i * V, dd, residual);
     d->beta = d->g = 0.0;
     for (int32_t j = 0; j < V; ++j) {
         d->beta += dd[j] * residual[j];
         d->v[j] = x->beta * dd[j];
+        delta[j] = x->beta * residual[j];
     }
-    for (int32_t i = 0; i < K; ++i) {
-        double dk = 0.0;
-        for (int32_t j = 0; j < V; ++j) {
-            const double decayed = decay * before[i * V + j];
-            const double d_decayed = dS[i * V + j] - x->k[i] * d->v[j];
-            dk += dS[i * V + j] * x->beta * residual[j] - decayed * d->v[j];
-            d->g += d_decayed * decayed;
-            dS[i * V + j] = decay * d_decayed;
-        }
-        d->k[i] = dk;
-    }
+    for (int32_t i = 0; i < K; ++i)
+        d->k[i] = row_of_gradient(V, x->k[i], decay, before + i * V, delta, d->v, dS + i * V, dg);
+    for (int32_t j = 0; j < V; ++j)
+        d->g += dg[j];
 }
 
 /* sum += the gradient of x, where y = x / norm and dy is given: (dy - y <y, dy>) / norm. */

@@ -1,4 +1,5 @@
 #include "recurrence.h"
+#include "clones.h"
 
 #include <math.h>
 #include <string.h>
@@ -37,21 +38,28 @@ void gdni_token_load(const gdn_problem *p, const gdn_tensors *x, int64_t t, int6
     token->beta = beta[t * p->Hv + h];
 }
 
-void gdni_token_step(const gdn_problem *p, const gdni_token *token, double *S, double *delta) {
+GDNI_CLONES void gdni_token_step(const gdn_problem *p, const gdni_token *token, double *restrict S,
+                                 double *restrict delta) {
     const int32_t K = p->K, V = p->V;
     const double decay = exp(token->g);
     for (int32_t j = 0; j < V; ++j)
         delta[j] = token->v[j];
-    for (int32_t i = 0; i < K; ++i)
+    for (int32_t i = 0; i < K; ++i) {
+        double *row = S + i * V;
+        const double k = token->k[i];
         for (int32_t j = 0; j < V; ++j) {
-            S[i * V + j] *= decay;
-            delta[j] -= S[i * V + j] * token->k[i];
+            row[j] *= decay;
+            delta[j] -= row[j] * k;
         }
+    }
     for (int32_t j = 0; j < V; ++j)
         delta[j] *= token->beta;
-    for (int32_t i = 0; i < K; ++i)
+    for (int32_t i = 0; i < K; ++i) {
+        double *row = S + i * V;
+        const double k = token->k[i];
         for (int32_t j = 0; j < V; ++j)
-            S[i * V + j] += token->k[i] * delta[j];
+            row[j] += k * delta[j];
+    }
 }
 
 void gdni_state_load(const gdn_problem *p, const void *states, int64_t n, int64_t h, double *S) {
