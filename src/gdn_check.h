@@ -55,6 +55,8 @@ typedef struct gdn_check_tensor {
     int32_t head_axis;      /* one row per index of this axis; -1: one row for the whole */
     double tolerance;       /* on the relative L2 error */
     double scale_tolerance; /* on scale_error; 0 = not looked at */
+    const double *least;    /* [heads] or NULL: errors are relative to this norm where that of want
+                               is smaller, for sums of known terms that cancel */
 } gdn_check_tensor;
 
 /*
@@ -129,7 +131,8 @@ typedef struct gdn_gradcheck_layer_gradients {
 } gdn_gradcheck_layer_gradients;
 
 /* As gdn_gradcheck_operator, for the whole layer: dx and every weight, A_log and dt_bias per head.
- */
+ * These two are sums over tokens of dg times something; in bf16 and fp16 their errors are relative
+ * to the product of both norms, where that is larger than the sum: dg is known no better. */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_gradcheck_layer(const gdn_context *context,
                                                         const gdn_layer *layer,
                                                         const gdn_gradcheck_layer_inputs *inputs,

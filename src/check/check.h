@@ -63,6 +63,7 @@ typedef struct gdni_layer_values {
     const gdn_layer_weights *weights;
     double *out, *dx;
     const gdn_layer_weights *dweights;
+    const gdn_layer_hooks *hooks; /* NULL: none */
 } gdni_layer_values;
 
 GDN_API GDN_CHECK_RESULT gdn_status gdni_evaluate_layer(const gdn_context *context,

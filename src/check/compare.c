@@ -62,9 +62,10 @@ static double largest(const head_elements *e, const double *want) {
 }
 
 /* Fills in errors and worst; returns the flat index of the worst element, -1 without elements. */
-static int64_t measure(const head_elements *e, const double *got, const double *want,
+static int64_t measure(const head_elements *e, const double *got, const double *want, double least,
                        double quantum, gdn_check_row *row) {
-    const double most = largest(e, want), unit = most > 0 ? most : 1;
+    const double most_wanted = largest(e, want), most = most_wanted < least ? least : most_wanted;
+    const double unit = most > 0 ? most : 1;
     const double count = (double)e->outer * (double)e->inner;
     double sum_difference = 0, sum_want = 0, dot = 0, worst = -1;
     int64_t worst_index = -1;
@@ -88,7 +89,8 @@ static int64_t measure(const head_elements *e, const double *got, const double *
     }
     /* Below the type's subnormals nothing can be represented: |got - want| <= tolerance |want| +
      * quantum per element. */
-    const double norm = sqrt(sum_want), slack = sqrt(count) * (quantum / unit);
+    const double norm_wanted = sqrt(sum_want), slack = sqrt(count) * (quantum / unit);
+    const double norm = norm_wanted < least / unit ? least / unit : norm_wanted;
     row->error = fabs(sqrt(sum_difference) / (norm + slack / row->tolerance));
     row->scale_error = fabs(dot) / (norm * (norm + slack / row->scale_tolerance));
     return worst_index;
@@ -143,7 +145,8 @@ gdn_status gdni_compare(const gdn_check_tensor *t, double quantum, const char *a
         /* Without a scale tolerance the scale error is informative only. */
         if (t->scale_tolerance == 0)
             row.scale_tolerance = INFINITY;
-        int64_t at = measure(&elements, t->got, t->want, quantum, &row);
+        const double least = t->least ? t->least[h] : 0;
+        int64_t at = measure(&elements, t->got, t->want, least, quantum, &row);
         row.pass = row.error <= row.tolerance && row.scale_error <= row.scale_tolerance;
         row.scale_tolerance = t->scale_tolerance;
         if (at >= 0) {

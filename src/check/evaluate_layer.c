@@ -64,6 +64,7 @@ gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *laye
         memset(t.workspace, 0xff, t.workspace_size);
     t.weights = &weights;
     t.dweights = v->dweights ? &dweights : NULL;
+    t.hooks = v->hooks;
     GDN_TRY_GOTO(place_cu_seqlens(&b, layer, v->cu_seqlens, &t.cu_seqlens), cleanup);
 
     GDN_TRY_GOTO(gdn_layer_forward(context, layer, &t, NULL), cleanup);

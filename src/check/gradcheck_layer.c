@@ -24,6 +24,7 @@ typedef struct layer_check {
     double *inputs[TENSORS], *dout; /* rounded */
     double *want[TENSORS], *computed[TENSORS];
     const double *got[TENSORS]; /* NULL: not checked */
+    double *sum_sizes[2]; /* [Hv] |dg| |dg_t/dx| of x = A_log, dt_bias (backward_with_sizes) */
     double factor;
     gdn_check_report *report;
 } layer_check;
@@ -78,25 +79,65 @@ static gdn_status forward(const layer_check *c, double *const inputs[TENSORS], d
 }
 
 static gdn_status backward(const layer_check *c, const gdn_context *context, const gdn_layer *layer,
-                           double *const gradients[TENSORS]) {
+                           const gdn_layer_hooks *hooks, double *const gradients[TENSORS]) {
     const gdn_layer_weights weights = weights_of(c->inputs), dweights = weights_of(gradients);
     const gdni_layer_values v = {.x = c->inputs[X],
                                  .dout = c->dout,
                                  .cu_seqlens = c->cu_seqlens,
                                  .weights = &weights,
                                  .dx = gradients[X],
-                                 .dweights = &dweights};
+                                 .dweights = &dweights,
+                                 .hooks = hooks};
     return gdni_evaluate_layer(context, layer, &v);
 }
 
+/* The operator's backward in float64, and of each head the product of norms that bounds
+ *     dA_log = sum_t dg_t g_t,   ddt_bias = sum_t -dg_t A sigmoid(u_t),   g = -A softplus(u)       */
+static gdn_status backward_with_sizes(void *user, const gdn_problem *problem,
+                                      const gdn_tensors *tensors, gdn_stream stream) {
+    const layer_check *c = user;
+    const double *g = tensors->g, *dg = tensors->dg;
+    GDN_TRY(gdn_backward(c->reference, problem, tensors, stream));
+    for (int32_t h = 0; h < problem->Hv; ++h) {
+        const double A = exp(c->inputs[GDNI_LAYER_A_LOG][h]);
+        double of_dg = 0, of_A_log = 0, of_dt_bias = 0;
+        for (int64_t i = h; i < problem->T * problem->Hv; i += problem->Hv) {
+            const double slope = A * expm1(g[i] / A); /* -sigmoid(u) = e^-softplus(u) - 1 */
+            of_dg += dg[i] * dg[i];
+            of_A_log += g[i] * g[i];
+            of_dt_bias += slope * slope;
+        }
+        c->sum_sizes[0][h] = sqrt(of_dg * of_A_log);
+        c->sum_sizes[1][h] = sqrt(of_dg * of_dt_bias);
+    }
+    return GDN_STATUS_OK;
+}
+
+/* A_log or dt_bias in 16 bits (tolerance.c). */
+static gdn_status compare_sums(const layer_check *c, int i) {
+    const gdn_check_tensor t = {.size = sizeof(t),
+                                .name = c->shapes[i].name,
+                                .got = c->got[i],
+                                .want = c->want[i],
+                                .ndim = 1,
+                                .shape = {c->layer.Hv},
+                                .tolerance =
+                                    c->factor * gdn_check_default_tolerance("dg", c->layer.dtype),
+                                .least = c->sum_sizes[i - GDNI_LAYER_A_LOG]};
+    return gdni_compare(&t, 0, "float64", c->report);
+}
+
 static gdn_status compare_all(layer_check *c) {
+    const int narrow = gdn_dtype_size(c->layer.dtype) == 2;
     gdni_shape dx = c->shapes[X];
     dx.name = "dx";
     if (c->got[X])
         GDN_TRY(gdni_compare_standing(&dx, c->got[X], c->want[X], c->layer.dtype, c->factor,
                                       "float64", c->report));
     for (int i = 0; i < X; ++i)
-        if (c->got[i])
+        if (c->got[i] && narrow && (i == GDNI_LAYER_A_LOG || i == GDNI_LAYER_DT_BIAS))
+            GDN_TRY(compare_sums(c, i));
+        else if (c->got[i])
             GDN_TRY(gdni_compare_layer_weight(&c->layer, i, c->got[i], c->want[i], c->factor,
                                               "float64", c->report));
     return GDN_STATUS_OK;
@@ -239,10 +280,15 @@ static gdn_status check(layer_check *c, const gdn_context *context,
                         const gdn_gradcheck_layer_gradients *given,
                         const gdn_gradcheck_options *options) {
     uint64_t random = options->seed;
+    gdn_layer_hooks looking = GDN_LAYER_HOOKS_INIT;
+    looking.user = c;
+    looking.backward = backward_with_sizes;
     GDN_TRY(prepare_inputs(c, inputs, &random));
     for (int i = 0; i < TENSORS; ++i)
         GDN_TRY(gdni_zeros(FUNCTION, &c->want[i], c->shapes[i].count));
-    GDN_TRY(backward(c, c->reference, &c->exact, c->want));
+    for (int i = 0; i < 2; ++i)
+        GDN_TRY(gdni_zeros(FUNCTION, &c->sum_sizes[i], c->layer.Hv));
+    GDN_TRY(backward(c, c->reference, &c->exact, &looking, c->want));
     if (given) {
         c->got[X] = given->dx;
         for (int i = 0; given->dweights && i < X; ++i)
@@ -252,7 +298,7 @@ static gdn_status check(layer_check *c, const gdn_context *context,
             GDN_TRY(gdni_zeros(FUNCTION, &c->computed[i], c->shapes[i].count));
             c->got[i] = c->computed[i];
         }
-        GDN_TRY(backward(c, context, &c->layer, c->computed));
+        GDN_TRY(backward(c, context, &c->layer, NULL, c->computed));
     }
     GDN_TRY(compare_all(c));
     return options->directions ? difference_all(c, options, &random) : GDN_STATUS_OK;
@@ -278,6 +324,8 @@ gdn_status gdn_gradcheck_layer(const gdn_context *context, const gdn_layer *laye
     if (status == GDN_STATUS_OK)
         status = check(&c, context, inputs, given, &o);
     free(c.dout);
+    free(c.sum_sizes[0]);
+    free(c.sum_sizes[1]);
     for (int i = 0; i < TENSORS; ++i) {
         free(c.inputs[i]);
         free(c.want[i]);

@@ -107,7 +107,8 @@ static gdn_status compare_padding(operator_check *c, int i) {
                                 {s.shape[0] - end, s.shape[1], s.shape[2], s.shape[3]},
                                 -1,
                                 1,
-                                0};
+                                0,
+                                NULL};
     GDN_TRY(gdni_compare(&t, 0, "zero padding", c->report));
     gdn_check_row *row = &c->report->rows[c->report->count - 1];
     row->worst[0] += end;

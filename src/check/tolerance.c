@@ -1,10 +1,10 @@
 /*
  * The standing tolerances, on the relative L2 error per head, and how heads are judged by them.
  *
- *   dtype       most tensors   dg, dbeta, dh0, A_log, dt_bias   scale error
- *   fp64        1e-10          1e-10                            1e-10
- *   fp32        2e-5           4e-5                             2e-5
- *   bf16, fp16  1e-2           2e-2                             5e-3
+ *   dtype       most tensors   dg, dbeta, dh0, A_log, dt_bias   dx, other weights   scale error
+ *   fp64        1e-10          1e-10                            1e-10               1e-10
+ *   fp32        2e-5           4e-5                             2e-5                2e-5
+ *   bf16, fp16  1e-2           2e-2                             2e-2                5e-3
  *
  * fp64        Two orders of summation of the float64 recurrence differ by 1e-14 or so on the
  *             named test cases; 1e-10 leaves room for long sequences and finds any wrong term.
@@ -21,13 +21,21 @@
  * sum that cancels, and then its relative error has no bound from the arithmetic. Such tensors are
  * held to the tolerance as a whole, and each head to that of a wrong factor, which finds 1% in
  * every dtype. In fp64 the noise is so far below the tolerance that every head keeps it.
+ *
+ * A layer in 16 bits rounds what its parts hand on, some ten times on the way to a weight's
+ * gradient: up to 1.5e-2 was seen (in_proj_a, D 256, 301 tokens). Its A_log and dt_bias are one sum
+ * over the tokens a head, dg times something, whose terms cancel. An error of dg within its
+ * tolerance moves the sum by at most that share of |dg| |something|: the gradient check, which
+ * knows both, measures against this or against the sum, whichever is larger. A comparison of
+ * results does not know them and wants 1e-1 of the whole. Neither finds a factor of 1% there; a
+ * check in fp32 does.
  */
 #include "check.h"
 
 #include <math.h>
 #include <string.h>
 
-static const double WRONG_FACTOR = 5e-3;
+static const double WRONG_FACTOR = 5e-3, SUM_TOLERANCE = 1e-1;
 enum {
     FEW_ELEMENTS = 16
 };
@@ -40,6 +48,19 @@ static int is_wide(const char *name) {
     return 0;
 }
 
+/* A gradient of the layer, split in parts or whole. */
+static int is_of_layer(const char *name) {
+    static const char *const parts[] = {"dx", "in_proj_", "conv1d", "norm", "out_proj"};
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); ++i)
+        if (!strncmp(name, parts[i], strlen(parts[i])))
+            return 1;
+    return 0;
+}
+
+static int is_sum(const char *name) {
+    return !strcmp(name, "A_log") || !strcmp(name, "dt_bias");
+}
+
 double gdn_check_default_tolerance(const char *name, gdn_dtype dtype) {
     const double twice = name && is_wide(name) ? 2 : 1;
     switch (dtype) {
@@ -49,7 +70,7 @@ double gdn_check_default_tolerance(const char *name, gdn_dtype dtype) {
         return twice * 2e-5;
     case GDN_DTYPE_BF16:
     case GDN_DTYPE_FP16:
-        return twice * 1e-2;
+        return name && is_of_layer(name) ? 2e-2 : twice * 1e-2;
     }
     return 0;
 }
@@ -89,11 +110,17 @@ gdn_status gdni_compare_standing(const gdni_shape *shape, const double *got, con
                           {shape->shape[0], shape->shape[1], shape->shape[2], shape->shape[3]},
                           shape->head_axis,
                           factor * gdn_check_default_tolerance(shape->name, dtype),
-                          factor * gdni_scale_tolerance(dtype)};
+                          factor * gdni_scale_tolerance(dtype),
+                          NULL};
     const int64_t heads = shape->head_axis < 0 ? 1 : shape->shape[shape->head_axis];
     if (shape->head_axis >= 0 && heads > 0 && shape->count / heads < FEW_ELEMENTS &&
         dtype != GDN_DTYPE_FP64) {
         t.head_axis = -1;
+        if (is_sum(shape->name) && dtype != GDN_DTYPE_FP32) {
+            t.tolerance = factor * SUM_TOLERANCE;
+            t.scale_tolerance = 0;
+            return gdni_compare(&t, quantum, against, report);
+        }
         GDN_TRY(gdni_compare(&t, quantum, against, report));
         t.head_axis = shape->head_axis;
         t.tolerance = t.scale_tolerance = factor * WRONG_FACTOR;

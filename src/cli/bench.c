@@ -341,7 +341,8 @@ static int compare_group(const bench_call *c, int64_t hk, const bench_call *want
                                          {p->T, group, dim_of(p, i), 0},
                                          1,
                                          gdn_check_default_tolerance(names[i], c->p.dtype),
-                                         0};
+                                         0,
+                                         NULL};
         const gdn_status status = gdn_check_compare(&tensor, report);
         code = status == GDN_STATUS_OK ? GO_ON : cli_report(status);
     }

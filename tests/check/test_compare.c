@@ -12,7 +12,7 @@ enum {
 
 static gdn_check_tensor tensor(const double *got, const double *want, int32_t head_axis) {
     const gdn_check_tensor t = {sizeof(t),          "dq",      got,  want, 3,
-                                {ROWS, HEADS, DIM}, head_axis, 1e-3, 5e-4};
+                                {ROWS, HEADS, DIM}, head_axis, 1e-3, 5e-4, NULL};
     return t;
 }
 
@@ -37,6 +37,37 @@ static int passes(const double *got, const double *want) {
     gdn_check_report_free(&report);
     CHECK(report.rows == NULL && report.count == 0 && report.pass == 1, "the report is not reset");
     return pass;
+}
+
+/* Where want is small, errors are relative to `least`; a NaN stays one. */
+static void test_least(void) {
+    static const double least[HEADS] = {2, 2};
+    double want[COUNT], got[COUNT];
+    for (int i = 0; i < COUNT; ++i) {
+        want[i] = i / DIM % HEADS == 0 ? 0 : 1e-6;
+        got[i] = want[i];
+    }
+    got[0] = 1e-3;
+    got[DIM] += 1e-3;
+    gdn_check_tensor t = tensor(got, want, 1);
+    for (int with = 0; with < 2; ++with) {
+        gdn_check_report report = GDN_CHECK_REPORT_INIT;
+        t.least = with ? least : NULL;
+        CHECK(gdn_check_compare(&t, &report) == GDN_STATUS_OK, "%s", gdn_last_error());
+        CHECK(report.rows[0].pass == with && report.rows[1].pass == with, "with %d: %d %d", with,
+              report.rows[0].pass, report.rows[1].pass);
+        CHECK(!with || (fabs(report.rows[0].error - 5e-4) < 1e-12 &&
+                        fabs(report.rows[1].error - 5e-4) < 1e-12),
+              "errors %g and %g, expected 5e-4", report.rows[0].error, report.rows[1].error);
+        gdn_check_report_free(&report);
+    }
+    for (int of_want = 0; of_want < 2; ++of_want) {
+        gdn_check_report report = GDN_CHECK_REPORT_INIT;
+        (of_want ? want : got)[1] = NAN;
+        CHECK(gdn_check_compare(&t, &report) == GDN_STATUS_OK, "%s", gdn_last_error());
+        CHECK(!report.rows[0].pass && report.rows[1].pass, "a NaN passes");
+        gdn_check_report_free(&report);
+    }
 }
 
 static void test_errors(void) {
@@ -282,6 +313,7 @@ int main(void) {
     test_few_elements();
     test_quantum();
     test_errors();
+    test_least();
     test_wrong();
     test_zeros_and_extremes();
     test_report_and_arguments();

@@ -122,7 +122,7 @@ def refusals(command, directory, failures):
 
 
 def layer_case(D=64, Hk=2, Hv=4, dim=64, W=4):
-    """Tensors of a layer case of packed sequences with padding: A from 0.001 to 16 over the heads."""
+    """A layer case in bf16 numbers: packed sequences, padding, A from 0.001 to 16 over the heads."""
     rng, cu = np.random.default_rng(5), np.array([0, 130, 130, 301])
     T, C = cu[-1] + 9, (2 * Hk + Hv) * dim
     scaled = {"x": ((T, D), 1), "dout": ((T, D), 1), "in_proj_qkv.weight": ((C, D), D**-0.5),
@@ -131,6 +131,7 @@ def layer_case(D=64, Hk=2, Hv=4, dim=64, W=4):
               "dt_bias": ((Hv,), 1), "norm.weight": ((dim,), 1),
               "out_proj.weight": ((D, Hv * dim), (Hv * dim)**-0.5)}
     case = {name: scale * rng.standard_normal(shape) for name, (shape, scale) in scaled.items()}
+    case = {name: make_cases.to_bf16(x) for name, x in case.items()}
     case["A_log"] = np.log(np.geomspace(0.001, 16, Hv))
     case = {name: x.astype(np.float32) for name, x in case.items()}
     return {**case, "cu_seqlens": cu}, {"Hk": np.int32(Hk), "K": np.int32(dim)}
