@@ -70,6 +70,12 @@ GDN_API GDN_CHECK_RESULT gdn_status gdni_evaluate_layer(const gdn_context *conte
                                                         const gdn_layer *layer,
                                                         const gdni_layer_values *values);
 
+/* Of each head the product of norms that bounds what an error of dg does to these sums of it:
+ *     dA_log = sum_t dg_t g_t,   ddt_bias = sum_t -dg_t A sigmoid(u_t),   g = -A softplus(u)
+ * from g and dg of a backward in float64 on the host. */
+GDN_API void gdni_gate_sum_sizes(const gdn_problem *problem, const gdn_tensors *tensors,
+                                 const double *A_log, double *of_A_log, double *of_dt_bias);
+
 /* Rounds count values to dtype, still as float64. BAD_DATA where a finite value overflows. */
 GDN_CHECK_RESULT gdn_status gdni_round(const gdni_shape *shape, gdn_dtype dtype, const double *from,
                                        double *to);

@@ -3,6 +3,7 @@
 #include "evaluate.h"
 #include "internal.h"
 
+#include <math.h>
 #include <string.h>
 
 /* The bounds where the layer reads them. */
@@ -17,6 +18,23 @@ static gdn_status place_cu_seqlens(gdni_buffers *b, const gdn_layer *layer, cons
     GDN_TRY(gdni_reserve(b, bytes, &data));
     *out = data;
     return gdni_device_copy(b->device, data, from, bytes);
+}
+
+void gdni_gate_sum_sizes(const gdn_problem *problem, const gdn_tensors *tensors,
+                         const double *A_log, double *of_A_log, double *of_dt_bias) {
+    const double *g = tensors->g, *dg = tensors->dg;
+    for (int32_t h = 0; h < problem->Hv; ++h) {
+        const double A = exp(A_log[h]);
+        double of_dg = 0, of_g = 0, of_slope = 0;
+        for (int64_t i = h; i < problem->T * problem->Hv; i += problem->Hv) {
+            const double slope = A * expm1(g[i] / A); /* -A sigmoid(u): e^-softplus(u) - 1 */
+            of_dg += dg[i] * dg[i];
+            of_g += g[i] * g[i];
+            of_slope += slope * slope;
+        }
+        of_A_log[h] = sqrt(of_dg * of_g);
+        of_dt_bias[h] = sqrt(of_dg * of_slope);
+    }
 }
 
 gdn_status gdni_evaluate_layer(const gdn_context *context, const gdn_layer *layer,

@@ -91,25 +91,13 @@ static gdn_status backward(const layer_check *c, const gdn_context *context, con
     return gdni_evaluate_layer(context, layer, &v);
 }
 
-/* The operator's backward in float64, and of each head the product of norms that bounds
- *     dA_log = sum_t dg_t g_t,   ddt_bias = sum_t -dg_t A sigmoid(u_t),   g = -A softplus(u)       */
+/* The operator's backward in float64, and what its dg adds up to. */
 static gdn_status backward_with_sizes(void *user, const gdn_problem *problem,
                                       const gdn_tensors *tensors, gdn_stream stream) {
     const layer_check *c = user;
-    const double *g = tensors->g, *dg = tensors->dg;
     GDN_TRY(gdn_backward(c->reference, problem, tensors, stream));
-    for (int32_t h = 0; h < problem->Hv; ++h) {
-        const double A = exp(c->inputs[GDNI_LAYER_A_LOG][h]);
-        double of_dg = 0, of_A_log = 0, of_dt_bias = 0;
-        for (int64_t i = h; i < problem->T * problem->Hv; i += problem->Hv) {
-            const double slope = A * expm1(g[i] / A); /* -sigmoid(u) = e^-softplus(u) - 1 */
-            of_dg += dg[i] * dg[i];
-            of_A_log += g[i] * g[i];
-            of_dt_bias += slope * slope;
-        }
-        c->sum_sizes[0][h] = sqrt(of_dg * of_A_log);
-        c->sum_sizes[1][h] = sqrt(of_dg * of_dt_bias);
-    }
+    gdni_gate_sum_sizes(problem, tensors, c->inputs[GDNI_LAYER_A_LOG], c->sum_sizes[0],
+                        c->sum_sizes[1]);
     return GDN_STATUS_OK;
 }
 
