@@ -1,141 +1,291 @@
-"""The GDN layer as a PyTorch module, timed beside libgdn's on the same GPU.
+#!/usr/bin/env python3
+"""The layer on a GPU: libgdn against Hugging Face's Qwen3.5 module and FLA's layer, in one process.
 
-    python3 tests/bench/hf_layer.py build/bin/bench_layer [T]...
+The module is transformers' own with PyTorch's kernels, which is what it computes with where FLA is
+not installed; FLA's layer is its GatedDeltaNet. All have the same weights (bf16; A_log and dt_bias
+fp32), input and output gradient. Forward and backward of one sequence, all gradients: a call at a
+time from the host ("calls") and as one CUDA graph; times are medians, the sides take turns. What
+they compute has to agree with libgdn's, or no time of it is written. Where FLA refuses to compute,
+the table says why. Writes FOLDER/<gpu>-<date>-<commit>-layers.csv as rows come.
 
-The module has the shape and the steps of Hugging Face's Qwen3.5 module without extra kernel packages: bf16 weights,
-torch's linear maps and convolution, and the chunked rule in fp32 in torch operations, 64 tokens a chunk, with the
-inverse of each chunk's triangular matrix found row by row. Milliseconds of forward and backward, the best of three
-after one to warm up; torch by events, libgdn as bench_layer prints it. D 1024, 2048, 4096, Hk 16, Hv 16, 32, 64,
-K = V = 128.
+Needs torch and transformers; for FLA's layer also triton, einops and FLA's source, as fla.py.
+
+    python3 tests/bench/hf_layer.py build/lib/libgdn.so [FLA_SOURCE] [--tokens T]
 """
+
+import argparse
+import csv
+import importlib
+import pathlib
 import re
+import statistics
 import subprocess
 import sys
+import time
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    sys.exit(f"hf_layer.py: {error}; needs torch and transformers")
 
-CHUNK, WIDTH, HK, DIM = 64, 4, 16, 128
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "layer"))
+import hf_equal  # with transformers' module, which takes FLA's kernels if it finds them now
+from hf_equal import LayerCall, Library
 
-
-def unit(x):
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
-
-
-def chunked_rule(q, k, v, g, beta):
-    """q, k, v [B, T, H, DIM], g, beta [B, T, H]; T a multiple of CHUNK. Returns o like v."""
-    dtype = v.dtype
-    q, k, v = (x.transpose(1, 2).float() for x in (q, k, v))
-    g, beta = (x.transpose(1, 2).float() for x in (g, beta))
-    q, k = unit(q) * DIM**-0.5, unit(k)
-    B, H, T, _ = q.shape
-    k_beta, v_beta = k * beta[..., None], v * beta[..., None]
-    q, k, v_beta, k_beta = (x.reshape(B, H, T // CHUNK, CHUNK, DIM) for x in (q, k, v_beta, k_beta))
-    c = g.reshape(B, H, T // CHUNK, CHUNK).cumsum(-1)
-    decay = (c[..., :, None] - c[..., None, :]).tril().exp().tril()
-    inverse = -(k_beta @ k.transpose(-1, -2) * decay).tril(-1)
-    for i in range(1, CHUNK):
-        row, above = inverse[..., i, :i].clone(), inverse[..., :i, :i].clone()
-        inverse[..., i, :i] = row + (row[..., None] * above).sum(-2)
-    inverse = inverse + torch.eye(CHUNK, device=q.device)
-    u, w = inverse @ v_beta, inverse @ (k_beta * c.exp()[..., None])
-    state, out = torch.zeros(B, H, DIM, DIM, device=q.device), []
-    for n in range(T // CHUNK):
-        delta = u[:, :, n] - w[:, :, n] @ state
-        scores = q[:, :, n] @ k[:, :, n].transpose(-1, -2) * decay[:, :, n]
-        out.append((q[:, :, n] * c[:, :, n, :, None].exp()) @ state + scores @ delta)
-        last = c[:, :, n, -1, None]
-        keys = k[:, :, n] * (last - c[:, :, n]).exp()[..., None]
-        state = state * last[..., None].exp() + keys.transpose(-1, -2) @ delta
-    return torch.stack(out, 2).reshape(B, H, T, DIM).transpose(1, 2).to(dtype)
+SHAPES = [(1024, 16), (2048, 16), (2048, 32), (4096, 32)]  # D, Hv
+HK, DIM = 16, 128
+UNTIMED, REPEATS = 2, 10  # of each side, in turns of one
+TOLERANCE = 0.1  # of a tensor, in bf16; a wrong factor or a missing term is above it
+# Tensors of one number a head are sums in which most cancels; A_log's gradient keeps to this.
+TOLERANCE_HEADS = 0.2
 
 
-class GatedNorm(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(DIM))
-
-    def forward(self, x, z):
-        y = x.float()
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)
-        y = self.weight * y.to(x.dtype)
-        return (y * F.silu(z.float())).to(x.dtype)
+# ---- The sides: each has forward_backward(), after which found() gives its results by name ----
 
 
-class Layer(nn.Module):
-    def __init__(self, D, Hv):
-        super().__init__()
-        self.Hv, self.C = Hv, (2 * HK + Hv) * DIM
-        self.in_proj_qkv = nn.Linear(D, self.C, bias=False)
-        self.in_proj_z = nn.Linear(D, Hv * DIM, bias=False)
-        self.in_proj_b = nn.Linear(D, Hv, bias=False)
-        self.in_proj_a = nn.Linear(D, Hv, bias=False)
-        self.conv1d = nn.Conv1d(self.C, self.C, WIDTH, groups=self.C, padding=WIDTH - 1, bias=False)
-        self.dt_bias = nn.Parameter(torch.ones(Hv))
-        self.A_log = nn.Parameter(torch.empty(Hv).uniform_(1e-3, 16).log())
-        self.norm = GatedNorm()
-        self.out_proj = nn.Linear(Hv * DIM, D, bias=False)
+class Module:
+    """A torch module whose parameters are `names`, {libgdn's name: theirs or several to be stacked}."""
 
-    def forward(self, x):
-        B, T, _ = x.shape
-        qkv = self.in_proj_qkv(x).transpose(1, 2)
-        z = self.in_proj_z(x).reshape(B, T, self.Hv, DIM)
-        b, a = self.in_proj_b(x), self.in_proj_a(x)
-        qkv = F.silu(self.conv1d(qkv)[..., :T]).transpose(1, 2)
-        q, k, v = qkv.split([HK * DIM, HK * DIM, self.Hv * DIM], -1)
-        q, k = (y.reshape(B, T, HK, DIM).repeat_interleave(self.Hv // HK, 2) for y in (q, k))
-        beta = b.sigmoid()
-        g = -self.A_log.float().exp() * F.softplus(a.float() + self.dt_bias)
-        o = chunked_rule(q, k, v.reshape(B, T, self.Hv, DIM), g, beta)
-        return self.out_proj(self.norm(o, z).reshape(B, T, -1))
+    def __init__(self, module, names, x, dout):
+        self.module, self.names, self.x, self.dout = module, names, x, dout
+        self.parameters = dict(module.named_parameters())
+
+    def forward_backward(self, stream=None):
+        out = self.module(self.x)
+        self.out = out[0] if isinstance(out, tuple) else out
+        wanted = [self.x, *self.parameters.values()]
+        self.dx, *gradients = torch.autograd.grad(self.out, wanted, self.dout)
+        self.gradients = dict(zip(self.parameters, gradients))
+
+    def found(self):
+        named = {n: torch.cat([self.gradients[p] for p in ps]) for n, ps in self.names.items()}
+        return dict(out=self.out.detach(), dx=self.dx) | named
 
 
-def time_module(T, D, Hv):
-    """Milliseconds of forward and of backward."""
-    torch.manual_seed(0)
-    layer = Layer(D, Hv).to("cuda", torch.bfloat16)
-    x = torch.randn(1, T, D, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+class Libgdn:
+    def __init__(self, library, shape, weights, x, dout):
+        T, D = shape["T"], shape["D"]
+        self.call = LayerCall(library, shape, weights, x.detach().view(T, D), dout.view(T, D))
+
+    def forward_backward(self, stream=None):
+        stream = stream or torch.cuda.current_stream().cuda_stream
+        self.call.forward(stream)
+        self.call.backward(stream)
+
+    def found(self):
+        return dict(out=self.call.out, dx=self.call.dx) | self.call.gradients
+
+
+def hugging_face(shape, device, dtype):
+    """The module with random weights, and its names."""
+    config = hf_equal.config_of(hf_equal.Qwen3_5TextConfig, shape)
+    module = hf_equal.Qwen3_5GatedDeltaNet(config, 0).train()
+    hf_equal.randomise(module)
+    module.to(device, dtype)
+    for name in ("A_log", "dt_bias"):
+        parameter = getattr(module, name)
+        parameter.data = parameter.data.float()
+    return module, {n: [n if n in ("A_log", "dt_bias") else f"{n}.weight"] for n in hf_equal.WEIGHTS}
+
+
+def fla_layer(layers, shape, weights):
+    """FLA's layer with these weights, and its names."""
+    module = layers.GatedDeltaNet(
+        hidden_size=shape["D"], expand_v=shape["V"] / shape["K"], head_dim=shape["K"],
+        num_heads=shape["Hk"], num_v_heads=shape["Hv"], conv_size=hf_equal.CONV_WIDTH,
+        norm_eps=hf_equal.NORM_EPS,
+    )
+    names = dict(
+        in_proj_qkv=["q_proj.weight", "k_proj.weight", "v_proj.weight"], in_proj_z=["g_proj.weight"],
+        in_proj_b=["b_proj.weight"], in_proj_a=["a_proj.weight"],
+        conv1d=["q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"], A_log=["A_log"],
+        dt_bias=["dt_bias"], norm=["o_norm.weight"], out_proj=["o_proj.weight"],
+    )
+    module.to(weights["norm"].device)
+    parameters = dict(module.named_parameters())
+    for name, theirs in names.items():
+        pieces = weights[name].split([parameters[p].shape[0] for p in theirs])
+        for p, piece in zip(theirs, pieces):
+            parameters[p].data = piece.view(parameters[p].shape).clone()
+    return module.train(), names
+
+
+def import_fla(source):
+    """FLA's module of the layer and its version, or why it cannot be had."""
+    try:
+        from fla import import_fla as import_stubs
+    except (ImportError, SystemExit) as error:
+        return None, str(error)
+    return import_stubs(source, "fla.layers.gated_deltanet")
+
+
+# ---- Times ----
+
+
+def milliseconds(call):
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    return start, end
+
+
+def medians(calls):
+    """Of each of the calls, by its name."""
+    times = {name: [] for name in calls}
+    for turn in range(UNTIMED + REPEATS):
+        for name, call in calls.items():
+            found = milliseconds(call)
+            torch.cuda.synchronize()  # what the host takes to launch counts, not what it has queued
+            if turn >= UNTIMED:
+                times[name].append(found[0].elapsed_time(found[1]))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def capture(side):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        side.forward_backward(torch.cuda.current_stream().cuda_stream)
+    return graph
+
+
+def difference(got, want):
+    """The tensor that differs most, by its tolerance: relative L2, name, share of the tolerance."""
+    worst = 0.0, "nothing", 0.0
+    for name, y in want.items():
+        x, y = got[name].float().flatten(), y.float().flatten()
+        error = float((x - y).norm() / y.norm())
+        share = error / (TOLERANCE_HEADS if name in hf_equal.PER_HEAD else TOLERANCE)
+        if not share <= worst[2]:
+            worst = error, name, share
+    return worst
+
+
+def measure(library, layers, T, D, Hv, no_graph):
+    """A row by columns, what a side refuses, and how many sides differ from libgdn; no_graph gets the
+    names of sides that allow no graph."""
+    torch.manual_seed(1)
+    shape = dict(T=T, N=1, D=D, Hk=HK, Hv=Hv, K=DIM, V=DIM)
+    module, names = hugging_face(shape, "cuda", torch.bfloat16)
+    own = {n: dict(module.named_parameters())[p[0]].detach() for n, p in names.items()}
+    x = torch.randn(1, T, D, device="cuda").bfloat16().requires_grad_()
     dout = torch.randn_like(x)
-    best = None
-    for turn in range(4):
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
-        layer.zero_grad(set_to_none=True)
-        x.grad = None
-        events[0].record()
-        out = layer(x)
-        events[1].record()
-        out.backward(dout)
-        events[2].record()
-        torch.cuda.synchronize()
-        times = events[0].elapsed_time(events[1]), events[1].elapsed_time(events[2])
-        del out
-        if turn and (best is None or sum(times) < sum(best)):
-            best = times
-    return best
+    sides = dict(libgdn=Libgdn(library, shape, own, x, dout), hf=Module(module, names, x, dout))
+    if layers:
+        sides["fla"] = Module(*fla_layer(layers, shape, own), x, dout)
+    row, said = dict(T=T, D=D, Hk=HK, Hv=Hv), []
+    for name, side in list(sides.items()):
+        try:
+            side.forward_backward()
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            if name == "libgdn":
+                raise
+            said.append(f"{name} refuses: {error}".replace("\n", " "))
+            del sides[name]
+    wrong = set()
+    for name in sides.keys() - {"libgdn"}:
+        error, worst, share = difference(sides[name].found(), sides["libgdn"].found())
+        row |= {f"{name}_difference": error, f"{name}_worst": worst}
+        if not share <= 1:
+            wrong.add(name)
+    row |= {f"{n}_calls_ms": t for n, t in medians({n: s.forward_backward for n, s in sides.items()}).items()}
+    graphs = {}
+    for name, side in sides.items():
+        if name in no_graph:
+            continue
+        try:
+            graphs[name] = capture(side)
+        except RuntimeError as error:
+            no_graph.add(name)
+            said.append(f"{name}, no graph: {error}".replace("\n", " "))
+            torch.cuda.synchronize()
+    row |= {f"{n}_graph_ms": t for n, t in medians({n: g.replay for n, g in graphs.items()}).items()}
+    for name in ("hf", "fla"):
+        for how in ("calls", "graph"):
+            theirs, ours = row.get(f"{name}_{how}_ms"), row.get(f"libgdn_{how}_ms")
+            if theirs and ours:
+                row[f"{name}_{how}_ratio"] = theirs / ours
+    for name in wrong:
+        left_out = {c: t for c, t in row.items() if re.match(f"{name}_.*_(ms|ratio)", c)}
+        print(f"{name} and libgdn differ, left out: {left_out}")
+        row = {c: t for c, t in row.items() if c not in left_out}
+    return row, said, len(wrong)
+
+
+# ---- The table ----
+
+COLUMNS = "T,D,Hk,Hv,libgdn_calls_ms,libgdn_graph_ms".split(",") + [
+    f"{name}_{what}"
+    for name in ("hf", "fla")
+    for what in "calls_ms,graph_ms,calls_ratio,graph_ratio,difference,worst".split(",")
+]
+
+
+def about(commit, fla):
+    driver = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+        capture_output=True, text=True,
+    ).stdout.split("\n")[0]
+    return [
+        f"tests/bench/hf_layer.py; commit {commit}, {time.strftime('%Y-%m-%d', time.gmtime())}",
+        f"{torch.cuda.get_device_name()}, driver {driver}; torch {torch.__version__}, transformers "
+        f"{transformers.__version__}; {fla}",
+        "forward and backward of the layer, bf16, K = V = 128, milliseconds. calls: a call at a time from "
+        f"the host; graph: as one CUDA graph; in turns, medians of {REPEATS}; ratio: theirs over libgdn's.",
+        "hf: transformers' Qwen3.5 module with PyTorch's kernels (its rule in fp32, without TF32); fla: FLA's "
+        "GatedDeltaNet layer. difference: largest relative L2 difference of a result to libgdn's, in `worst`; "
+        f"above {TOLERANCE} (gradients of one row a head {TOLERANCE_HEADS}) there are no times.",
+    ]
+
+
+def show(row):
+    cells = [f"{row[c]:.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in COLUMNS]
+    print("  ".join(f"{c} {cell}" for c, cell in zip(COLUMNS, cells) if cell), flush=True)
+    return cells
 
 
 def main():
-    print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    for T in [int(t) for t in sys.argv[2:]] or [8192, 32768]:
-        printed = subprocess.run([sys.argv[1], "layer", str(T)], check=True, capture_output=True, text=True).stdout
-        for line in printed.splitlines():
-            print(line)
-            found = re.search(r"T +(\d+) D +(\d+) Hv +(\d+) .* both +([0-9.]+) ms", line)
-            if not found:
-                continue
-            D, Hv, ours = int(found[2]), int(found[3]), float(found[4])
-            try:
-                forward, backward = time_module(T, D, Hv)
-            except torch.OutOfMemoryError:
-                print("    torch: out of memory")
-                torch.cuda.empty_cache()
-                continue
-            both = forward + backward
-            print(f"    torch forward {forward:.3f} ms backward {backward:.3f} ms both {both:.3f} ms,"
-                  f" {both / ours:.1f} times libgdn's", flush=True)
-            torch.cuda.empty_cache()
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("library", help="path of libgdn.so")
+    p.add_argument("fla", type=pathlib.Path, nargs="?", help="folder that holds FLA's package fla")
+    p.add_argument("-o", dest="folder", type=pathlib.Path, default=HERE / "results" / "other")
+    p.add_argument("--tokens", type=int, default=8192)
+    p.add_argument("--commit", help="default: what git says here")
+    a = p.parse_args()
+    if not torch.cuda.is_available():
+        print("hf_layer.py: no CUDA device")
+        sys.exit(77)
+    if not a.commit:
+        git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+        a.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    layers, fla = None, "FLA not asked for"
+    if a.fla:
+        layers, version = import_fla(a.fla)
+        fla = f"FLA {version}" if layers else f"no FLA: {version}"
+    library = Library(a.library, "cuda")
+    gpu = re.sub(r"[^a-z0-9]", "-", torch.cuda.get_device_name().removeprefix("NVIDIA ").lower())
+    a.folder.mkdir(parents=True, exist_ok=True)
+    path = a.folder / f"{gpu}-{time.strftime('%Y-%m-%d', time.gmtime())}-{a.commit}-layers.csv"
+    lines, rows, wrong, known, no_graph = about(a.commit, fla), [], 0, set(), set()
+    print("\n".join(lines), flush=True)
+    for D, Hv in SHAPES:
+        row, said, differ = measure(library, layers, a.tokens, D, Hv, no_graph)
+        wrong += differ
+        rows.append(show(row))
+        for line in said:
+            if line not in known:
+                print(line, flush=True)
+                known.add(line)
+        with open(path, "w") as file:
+            file.writelines(f"# {line}\n" for line in [*lines, *sorted(known)])
+            file.writelines(",".join(cells) + "\n" for cells in [COLUMNS, *rows])
+        torch.cuda.empty_cache()
+    print(path)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -32,6 +32,8 @@ try:
 except ImportError:
     skip("no transformers with Qwen3.5 and Qwen3-Next")
 
+BACKENDS, DTYPES = {"cpu": 2, "cuda": 3}, {torch.float32: 0, torch.bfloat16: 1}
+
 
 # ---- libgdn, as declared in gdn.h and gdn_layer.h
 
@@ -62,41 +64,53 @@ class Sizes(Structure):
 
 
 class Library:
-    CPU = 2
-
-    def __init__(self, path):
+    def __init__(self, path, backend="cpu"):
         self.gdn = ctypes.CDLL(path)
         self.gdn.gdn_last_error.restype = ctypes.c_char_p
         self.context = c_void_p()
-        config = Config(ctypes.sizeof(Config), self.CPU, 0, 2)
+        config = Config(ctypes.sizeof(Config), BACKENDS[backend], 0, 2)
         self.call("gdn_context_create", ctypes.byref(self.context), ctypes.byref(config))
 
     def call(self, name, *arguments):
         if getattr(self.gdn, name)(*arguments):
             sys.exit(f"{name}: {self.gdn.gdn_last_error().decode()}")
 
-    def layer(self, shape, weights, x, dout):
-        """out, dx, and the gradients of the weights by their names."""
-        layer = Layer(size=ctypes.sizeof(Layer), conv_width=CONV_WIDTH, norm_eps=NORM_EPS, **shape)
+
+class LayerCall:
+    """A layer's forward and backward of x and dout [T, D]; leaves out, dx, and gradients by the weights' names."""
+
+    def __init__(self, library, shape, weights, x, dout):
+        self.library = library
+        self.layer = Layer(size=ctypes.sizeof(Layer), dtype=DTYPES[x.dtype], conv_width=CONV_WIDTH, norm_eps=NORM_EPS,
+                           **shape)
         sizes = Sizes(size=ctypes.sizeof(Sizes))
-        self.call("gdn_layer_sizes", self.context, ctypes.byref(layer), ctypes.byref(sizes))
-        gradients = {name: torch.full_like(w, float("nan")) for name, w in weights.items()}
-        out, dx = torch.full_like(x, float("nan")), torch.full_like(x, float("nan"))
-        saved = torch.empty(sizes.saved, dtype=torch.uint8)
+        library.call("gdn_layer_sizes", library.context, ctypes.byref(self.layer), ctypes.byref(sizes))
+        self.gradients = {name: torch.full_like(w, float("nan"), dtype=torch.float32) for name, w in weights.items()}
+        self.out, self.dx = torch.full_like(x, float("nan")), torch.full_like(x, float("nan"))
+        saved = torch.empty(sizes.saved + 256, dtype=torch.uint8, device=x.device)
         bytes_ = max(sizes.forward_workspace, sizes.backward_workspace)
-        workspace = torch.empty(bytes_ + 256, dtype=torch.uint8)
-        aligned = (workspace.data_ptr() + 255) // 256 * 256
+        workspace = torch.empty(bytes_ + 256, dtype=torch.uint8, device=x.device)
 
         def struct(tensors):
             return Weights(ctypes.sizeof(Weights), *(tensors[name].data_ptr() for name in WEIGHTS))
 
-        w, dw = struct(weights), struct(gradients)
-        t = Tensors(size=ctypes.sizeof(Tensors), x=x.data_ptr(), weights=ctypes.pointer(w), out=out.data_ptr(),
-                    saved=saved.data_ptr(), dout=dout.data_ptr(), dx=dx.data_ptr(), dweights=ctypes.pointer(dw),
-                    workspace=aligned, workspace_size=bytes_)
-        self.call("gdn_layer_forward", self.context, ctypes.byref(layer), ctypes.byref(t), None)
-        self.call("gdn_layer_backward", self.context, ctypes.byref(layer), ctypes.byref(t), None)
-        return out, dx, gradients
+        def aligned(tensor):
+            return (tensor.data_ptr() + 255) // 256 * 256
+
+        self.memory = weights, x, dout, saved, workspace
+        self.weights, self.dweights = struct(weights), struct(self.gradients)
+        self.tensors = Tensors(size=ctypes.sizeof(Tensors), x=x.data_ptr(), weights=ctypes.pointer(self.weights),
+                               out=self.out.data_ptr(), saved=aligned(saved), dout=dout.data_ptr(),
+                               dx=self.dx.data_ptr(), dweights=ctypes.pointer(self.dweights),
+                               workspace=aligned(workspace), workspace_size=bytes_)
+
+    def forward(self, stream=None):
+        self.library.call("gdn_layer_forward", self.library.context, ctypes.byref(self.layer),
+                          ctypes.byref(self.tensors), c_void_p(stream))
+
+    def backward(self, stream=None):
+        self.library.call("gdn_layer_backward", self.library.context, ctypes.byref(self.layer),
+                          ctypes.byref(self.tensors), c_void_p(stream))
 
 
 # ---- The modules
@@ -167,16 +181,16 @@ def compare(library, model, s, seed):
     dout = torch.randn_like(x)
     expected = module(x)
     expected.backward(dout)
-    ours = {n: w.detach().squeeze().reshape(w.shape[0], -1).contiguous()
-            for n, w in split(s, dict(module.named_parameters())).items()}
+    ours = {n: w.detach().contiguous() for n, w in split(s, dict(module.named_parameters())).items()}
     wanted = split(s, {name: p.grad for name, p in module.named_parameters()})
-    out, dx, gradients = library.layer(s, ours, x.detach().reshape(s["T"], -1).contiguous(),
-                                       dout.reshape(s["T"], -1).contiguous())
-    errors = {"out": error(out.reshape(-1), expected.detach().reshape(-1)),
-              "dx": error(dx.reshape(-1), x.grad.reshape(-1))}
+    call = LayerCall(library, s, ours, x.detach().reshape(s["T"], -1), dout.reshape(s["T"], -1))
+    call.forward()
+    call.backward()
+    errors = {"out": error(call.out.reshape(-1), expected.detach().reshape(-1)),
+              "dx": error(call.dx.reshape(-1), x.grad.reshape(-1))}
     for name in WEIGHTS:
         rows = s["Hv"] if name in PER_HEAD else 1
-        errors["d" + name] = error(gradients[name].reshape(rows, -1), wanted[name].reshape(rows, -1))
+        errors["d" + name] = error(call.gradients[name].reshape(rows, -1), wanted[name].reshape(rows, -1))
     return errors
 
 
