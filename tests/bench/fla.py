@@ -14,16 +14,13 @@ operator is imported. Triton compiles some two hundred variants first: a minute 
 
 import argparse
 import csv
-import importlib
 import math
-import os
 import pathlib
 import re
 import statistics
 import subprocess
 import sys
 import time
-import types
 
 try:
     import torch
@@ -32,6 +29,7 @@ except ImportError as error:
     sys.exit(f"fla.py: {error}; needs torch and triton")
 
 from binding import SAVE_INVERSE, Gdn
+from fla_source import compile_all, import_fla, try_share
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Rows of the published table: heads and lengths ("4x8192": four sequences of 8192); backward: all of
@@ -44,24 +42,10 @@ FORWARD = {
 BACKWARD = ((16, 32), (4, 8))
 DIM, SCALE, UNDECAYED = 128, 128**-0.5, 0.25
 UNTIMED, REPEATS, TURNS = 10, 100, 5
+# Of FLA's packages, whose __init__ import every model; without these the operator imports alone.
+OPERATOR = "fla.ops.gated_delta_rule.chunk"
+STUBS = ("fla", "fla.ops", "fla.modules", "fla.ops.gated_delta_rule")
 TOLERANCE = 0.1  # of a head, both in bf16; a wrong factor or a missing term is above it
-
-
-def import_fla(source):
-    """FLA's module of the operator, and its version; its packages' __init__ import every model."""
-    text = (source / "fla" / "__init__.py").read_text()
-    version = re.search(r'__version__ = "(.*)"', text)
-    version = version.group(1) if version else "?"
-    for name in ("fla", "fla.ops", "fla.modules", "fla.ops.gated_delta_rule"):
-        package = types.ModuleType(name)
-        package.__path__ = [str(source.joinpath(*name.split(".")))]
-        sys.modules[name] = package
-    sys.modules["fla"].__version__ = version
-    try:
-        operator = importlib.import_module("fla.ops.gated_delta_rule.chunk")
-    except ImportError as error:
-        sys.exit(f"fla.py: {error}; FLA needs it")
-    return operator, version
 
 
 # ---- Rows and inputs ----
@@ -150,18 +134,6 @@ class Fla:
 # ---- Triton's variants, compiled side by side ----
 
 
-def try_share(part, parts):
-    """From here on, Triton's autotuner tries a share of each kernel's variants only."""
-    from triton.runtime.autotuner import Autotuner
-
-    init = Autotuner.__init__
-
-    def share(self, fn, arg_names, configs, *rest, **named):
-        init(self, fn, arg_names, configs[part::parts] or configs[:1], *rest, **named)
-
-    Autotuner.__init__ = share
-
-
 def passes(heads_wanted):
     forward, backward = wanted(FORWARD, heads_wanted), wanted(BACKWARD, heads_wanted)
     return [(heads, False) for heads in forward] + [(heads, True) for heads in backward]
@@ -171,7 +143,7 @@ def compile_share(source, passes, index, count):
     """What one of `count` processes leaves in Triton's cache."""
     heads, backward = passes[index % len(passes)]
     try_share(index // len(passes), (count - 1 - index % len(passes)) // len(passes) + 1)
-    operator, _ = import_fla(source)
+    operator, _ = import_fla(source, OPERATOR, STUBS)
     fla = Fla(operator, draw(heads, [300, 100]))
     try:
         fla.forward()
@@ -180,21 +152,6 @@ def compile_share(source, passes, index, count):
         torch.cuda.synchronize()
     except (RuntimeError, triton.runtime.errors.OutOfResources) as error:
         print(f"fla.py: {heads}: {error}", file=sys.stderr)
-
-
-def compile_all(a):
-    count = max(len(passes(a.heads)), len(os.sched_getaffinity(0)))
-    command = [sys.executable, __file__, a.library, str(a.fla)]
-    for heads in a.heads:
-        command += ["--heads", heads]
-    running = [
-        subprocess.Popen(
-            [*command, "--compile", str(i), str(count)], stderr=subprocess.PIPE, text=True
-        )
-        for i in range(count)
-    ]
-    messages = {line for r in running for line in r.communicate()[1].splitlines() if "fla.py" in line}
-    print("\n".join(sorted(messages)))
 
 
 # ---- Times ----
@@ -247,7 +204,7 @@ def measure(a, operator, backward, heads, row):
     sides = [fla.backward, gdn.backward] if backward else [fla.forward, gdn.forward]
     try:
         fla_graph = capture(sides[0])
-    except RuntimeError as error:
+    except (RuntimeError, triton.errors.TritonError) as error:
         refused = str(error).replace("\n", " ")
     if refused:
         return dict(libgdn_ms=median_times([capture(sides[1])])[0], refused=refused)
@@ -269,12 +226,12 @@ def measure(a, operator, backward, heads, row):
 COLUMNS = "pass,model,h_k,h_v,lengths,fla_published_ms,fla_ms,libgdn_ms,ratio,difference,worst".split(",")
 
 
-def about(a, version, refused):
+def about(a, version):
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
         capture_output=True, text=True,
     ).stdout.split("\n")[0]
-    lines = [
+    return [
         f"tests/bench/fla.py; commit {a.commit}, {time.strftime('%Y-%m-%d', time.gmtime())}",
         f"{torch.cuda.get_device_name()}, driver {driver}; FLA {version}, triton {triton.__version__}, "
         f"torch {torch.__version__}",
@@ -283,7 +240,6 @@ def about(a, version, refused):
         f"head between the two, in `worst`; above {TOLERANCE} there are no times.",
         "fla_published_ms and the inputs are those of published_h200.csv.",
     ]
-    return lines + [f"FLA refuses: {message}" for message in sorted(refused)]
 
 
 def show(row):
@@ -305,6 +261,7 @@ def main():
         help="rows with these heads alone; repeatable",
     )
     p.add_argument("--commit", help="default: what git says here")
+    p.add_argument("--compiled", action="store_true", help="Triton's cache has the kernels")
     p.add_argument("--compile", nargs=2, type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
     if not (a.fla / "fla" / "ops").is_dir():
@@ -317,24 +274,29 @@ def main():
     if not a.commit:
         git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
         a.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
-    start = time.time()
-    compile_all(a)
-    print(f"compiled in {time.time() - start:.0f} s", flush=True)
-    operator, version = import_fla(a.fla)
+    if not a.compiled:
+        start = time.time()
+        command = [__file__, a.library, str(a.fla)]
+        for heads in a.heads:
+            command += ["--heads", heads]
+        print(compile_all(command, len(passes(a.heads))))
+        print(f"compiled in {time.time() - start:.0f} s", flush=True)
+    operator, version = import_fla(a.fla, OPERATOR, STUBS)
+    gpu = re.sub(r"[^a-z0-9]", "-", torch.cuda.get_device_name().removeprefix("NVIDIA ").lower())
+    a.folder.mkdir(parents=True, exist_ok=True)
+    path = a.folder / f"{gpu}-{time.strftime('%Y-%m-%d', time.gmtime())}-{a.commit}-fla.csv"
     rows, refused, wrong = [], set(), 0
+    head = about(a, version)
     for backward, heads, row in read_rows(HERE / "published_h200.csv", a.heads):
         found = measure(a, operator, backward, heads, row)
         wrong += "difference" in found and "ratio" not in found
         if "refused" in found:
             refused.add(("backward: " if backward else "forward: ") + found["refused"])
         rows.append(show(row | dict(fla_published_ms=row["fla_ms"], fla_ms="") | found))
-    lines = about(a, version, refused)
-    gpu = re.sub(r"[^a-z0-9]", "-", torch.cuda.get_device_name().removeprefix("NVIDIA ").lower())
-    a.folder.mkdir(parents=True, exist_ok=True)
-    path = a.folder / f"{gpu}-{time.strftime('%Y-%m-%d', time.gmtime())}-{a.commit}-fla.csv"
-    with open(path, "w") as file:
-        file.writelines(f"# {line}\n" for line in lines)
-        file.writelines(",".join(cells) + "\n" for cells in [COLUMNS, *rows])
+        lines = head + [f"FLA refuses: {message}" for message in sorted(refused)]
+        with open(path, "w") as file:
+            file.writelines(f"# {line}\n" for line in lines)
+            file.writelines(",".join(cells) + "\n" for cells in [COLUMNS, *rows])
     print("\n".join(lines), path, sep="\n")
     return 1 if wrong else 0
 

@@ -8,14 +8,14 @@ time from the host ("calls") and as one CUDA graph; times are medians, the sides
 they compute has to agree with libgdn's, or no time of it is written. Where FLA refuses to compute,
 the table says why. Writes FOLDER/<gpu>-<date>-<commit>-layers.csv as rows come.
 
-Needs torch and transformers; for FLA's layer also triton, einops and FLA's source, as fla.py.
+Needs torch and transformers; for FLA's layer also triton, einops and FLA's source, as fla.py, which
+must not be on Python's path: transformers would take its kernels.
 
     python3 tests/bench/hf_layer.py build/lib/libgdn.so [FLA_SOURCE] [--tokens T]
 """
 
 import argparse
 import csv
-import importlib
 import pathlib
 import re
 import statistics
@@ -32,10 +32,12 @@ except ImportError as error:
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "layer"))
 import hf_equal  # with transformers' module, which takes FLA's kernels if it finds them now
+from fla_source import compile_all, import_fla, try_share
 from hf_equal import LayerCall, Library
 
 SHAPES = [(1024, 16), (2048, 16), (2048, 32), (4096, 32)]  # D, Hv
 HK, DIM = 16, 128
+LAYERS, STUBS = "fla.layers.gated_deltanet", ("fla", "fla.ops", "fla.layers")
 UNTIMED, REPEATS = 2, 10  # of each side, in turns of one
 TOLERANCE = 0.1  # of a tensor, in bf16; a wrong factor or a missing term is above it
 # Tensors of one number a head are sums in which most cancels; A_log's gradient keeps to this.
@@ -112,13 +114,20 @@ def fla_layer(layers, shape, weights):
     return module.train(), names
 
 
-def import_fla(source):
-    """FLA's module of the layer and its version, or why it cannot be had."""
+def compile_share(source, T, index, count):
+    """What one of `count` processes leaves in Triton's cache of the kernels of FLA's layer."""
+    kinds = sorted({Hv for _, Hv in SHAPES})
+    try_share(index // len(kinds), (count - 1 - index % len(kinds)) // len(kinds) + 1)
+    layers, _ = import_fla(source, LAYERS, STUBS)
+    shape = dict(T=T, N=1, D=256, Hk=HK, Hv=kinds[index % len(kinds)], K=DIM, V=DIM)
+    module, names = hugging_face(shape, "cuda", torch.bfloat16)
+    own = {n: dict(module.named_parameters())[p[0]].detach() for n, p in names.items()}
+    x = torch.randn(1, T, shape["D"], device="cuda").bfloat16().requires_grad_()
     try:
-        from fla import import_fla as import_stubs
-    except (ImportError, SystemExit) as error:
-        return None, str(error)
-    return import_stubs(source, "fla.layers.gated_deltanet")
+        Module(*fla_layer(layers, shape, own), x, torch.randn_like(x)).forward_backward()
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        print(f"hf_layer.py: {error}".replace("\n", " "), file=sys.stderr)
 
 
 # ---- Times ----
@@ -254,17 +263,25 @@ def main():
     p.add_argument("-o", dest="folder", type=pathlib.Path, default=HERE / "results" / "other")
     p.add_argument("--tokens", type=int, default=8192)
     p.add_argument("--commit", help="default: what git says here")
+    p.add_argument("--compiled", action="store_true", help="Triton's cache has FLA's kernels")
+    p.add_argument("--compile", nargs=2, type=int, help=argparse.SUPPRESS)
     a = p.parse_args()
     if not torch.cuda.is_available():
         print("hf_layer.py: no CUDA device")
         sys.exit(77)
+    if a.compile:
+        return compile_share(a.fla, a.tokens, *a.compile)
     if not a.commit:
         git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
         a.commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     layers, fla = None, "FLA not asked for"
     if a.fla:
-        layers, version = import_fla(a.fla)
-        fla = f"FLA {version}" if layers else f"no FLA: {version}"
+        import triton
+
+        if not a.compiled:
+            print(compile_all([__file__, a.library, str(a.fla), "--tokens", str(a.tokens)], 2))
+        layers, version = import_fla(a.fla, LAYERS, STUBS)
+        fla = f"FLA {version}, triton {triton.__version__}"
     library = Library(a.library, "cuda")
     gpu = re.sub(r"[^a-z0-9]", "-", torch.cuda.get_device_name().removeprefix("NVIDIA ").lower())
     a.folder.mkdir(parents=True, exist_ok=True)
