@@ -32,38 +32,23 @@ SECTIONS = (
     "LaunchStats Occupancy"
 ).split()
 SECONDS = 30  # a row, of which each has a few seconds' work
-# Column: names of the counter, the first that is there counts, and its factor.
+# Column: the counter's name and its factor.
 PERCENT = "pct_of_peak_sustained"
 COUNTERS = {
-    "us": (["gpu__time_duration.sum"], 1e-3),
-    "registers": (["launch__registers_per_thread"], 1),
-    "shared_kb": (["launch__shared_mem_per_block"], 1 / 1024),
-    "threads": (["launch__block_size"], 1),
-    "ctas": (["launch__grid_size"], 1),
-    "warps_a_sm": (["sm__warps_active.avg.per_cycle_active"], 1),
-    "tensor_pct": (
-        [
-            f"sm__pipe_tensor_cycles_active.avg.{PERCENT}_active",
-            f"sm__pipe_tensor_op_hmma_cycles_active.avg.{PERCENT}_active",
-            f"sm__inst_executed_pipe_tensor_op_hmma.avg.{PERCENT}_active",
-            f"sm__inst_executed_pipe_tensor.avg.{PERCENT}_active",
-        ],
-        1,
-    ),
-    "issue_pct": (["sm__inst_issued.avg.pct_of_peak_sustained_active", "smsp__issue_active.avg.pct"], 1),
-    "dram_pct": (
-        [
-            f"gpu__dram_throughput.avg.{PERCENT}_elapsed",
-            f"dram__throughput.avg.{PERCENT}_elapsed",
-        ],
-        1,
-    ),
-    "read_gb": (["dram__bytes_read.sum"], 1e-9),
-    "written_gb": (["dram__bytes_write.sum"], 1e-9),
-    "l2_pct": (
-        [f"lts__t_sectors.avg.{PERCENT}_elapsed", f"lts__throughput.avg.{PERCENT}_elapsed"], 1,
-    ),
-    "l1_pct": ([f"l1tex__throughput.avg.{PERCENT}_active"], 1),
+    "us": ("gpu__time_duration.sum", 1e-3),
+    "registers": ("launch__registers_per_thread", 1),
+    "shared_kb": ("launch__shared_mem_per_block", 1 / 1024),
+    "threads": ("launch__block_size", 1),
+    "ctas": ("launch__grid_size", 1),
+    "warps_a_sm": ("sm__warps_active.avg.per_cycle_active", 1),
+    "tensor_pct": (f"sm__pipe_tensor_cycles_active.avg.{PERCENT}_active", 1),
+    "issue_pct": (f"smsp__issue_active.avg.{PERCENT}_active", 1),
+    "dram_pct": (f"gpu__dram_throughput.avg.{PERCENT}_elapsed", 1),
+    "read_gb": ("dram__bytes_read.sum", 1e-9),
+    "written_gb": ("dram__bytes_write.sum", 1e-9),
+    "l2_pct": (f"lts__t_sectors.avg.{PERCENT}_elapsed", 1),
+    "shared_pct": (f"l1tex__throughput.avg.{PERCENT}_active", 1),
+    "cycles": ("smsp__average_warp_latency_per_inst_issued.ratio", 1),
 }
 EXTRA = "gpu__time_duration.sum dram__bytes_read.sum dram__bytes_write.sum".split()
 STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+)_per_issue_active\.ratio")
@@ -85,10 +70,10 @@ def read_raw(text):
 
 def distill(row):
     found = {}
-    for column, (names, factor) in COUNTERS.items():
-        values = [number(row[n]) for n in names if row.get(n)]
-        if values and values[0] is not None:
-            found[column] = factor * values[0]
+    for column, (name, factor) in COUNTERS.items():
+        value = number(row.get(name, ""))
+        if value is not None:
+            found[column] = factor * value
     stalls = {}
     for name, text in row.items():
         match = STALL.fullmatch(name)
@@ -152,8 +137,9 @@ def main():
     lines = [
         f"tests/bench/counters.py; commit {a.commit}, {date}",
         f"{card}; Nsight Compute {version}; caches flushed, clocks left alone, a kernel at a time",
-        "us: of the launch; tensor_pct, issue_pct, l1_pct: of the active cycles; dram_pct, l2_pct: of all; "
-        "stalls: cycles of a warp between two instructions, by reason, the four largest",
+        "us: of the launch; tensor_pct, issue_pct, shared_pct (shared memory and L1): of the active cycles; "
+        "dram_pct, l2_pct: of all; stalls: cycles of a warp between two instructions (cycles in all), by "
+        "reason, the four largest",
     ]
     gpu = re.sub(r"[^a-z0-9]", "-", card.split(",")[0].removeprefix("NVIDIA ").lower())
     a.folder.mkdir(parents=True, exist_ok=True)

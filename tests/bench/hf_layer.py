@@ -61,6 +61,10 @@ class Module:
         self.dx, *gradients = torch.autograd.grad(self.out, wanted, self.dout)
         self.gradients = dict(zip(self.parameters, gradients))
 
+    def forget(self):
+        """Lets go of the autograd graph, which keeps to the stream of its making."""
+        self.out = self.dx = self.gradients = None
+
     def found(self):
         named = {n: torch.cat([self.gradients[p] for p in ps]) for n, ps in self.names.items()}
         return dict(out=self.out.detach(), dx=self.dx) | named
@@ -155,7 +159,8 @@ def medians(calls):
 
 def capture(side):
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Relaxed: libraries allocate memory at their first call.
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="relaxed"):
         side.forward_backward(torch.cuda.current_stream().cuda_stream)
     return graph
 
@@ -179,17 +184,19 @@ def measure(library, layers, T, D, Hv, no_graph):
     shape = dict(T=T, N=1, D=D, Hk=HK, Hv=Hv, K=DIM, V=DIM)
     module, names = hugging_face(shape, "cuda", torch.bfloat16)
     own = {n: dict(module.named_parameters())[p[0]].detach() for n, p in names.items()}
-    x = torch.randn(1, T, D, device="cuda").bfloat16().requires_grad_()
-    dout = torch.randn_like(x)
-    sides = dict(libgdn=Libgdn(library, shape, own, x, dout), hf=Module(module, names, x, dout))
+    # Drawn on the host: the device's generator is of no use once a capture has failed.
+    x, dout = (torch.randn(1, T, D).to("cuda", torch.bfloat16) for _ in range(2))
+    x.requires_grad_()
+    sides = dict(libgdn=Libgdn(library, shape, own, x, dout))
     if layers:
         sides["fla"] = Module(*fla_layer(layers, shape, own), x, dout)
+    sides["hf"] = Module(module, names, x, dout)
     row, said = dict(T=T, D=D, Hk=HK, Hv=Hv), []
     for name, side in list(sides.items()):
         try:
             side.forward_backward()
             torch.cuda.synchronize()
-        except RuntimeError as error:
+        except Exception as error:
             if name == "libgdn":
                 raise
             said.append(f"{name} refuses: {error}".replace("\n", " "))
@@ -206,8 +213,10 @@ def measure(library, layers, T, D, Hv, no_graph):
         if name in no_graph:
             continue
         try:
+            if name != "libgdn":
+                side.forget()
             graphs[name] = capture(side)
-        except RuntimeError as error:
+        except Exception as error:
             no_graph.add(name)
             said.append(f"{name}, no graph: {error}".replace("\n", " "))
             torch.cuda.synchronize()
@@ -289,7 +298,8 @@ def main():
     lines, rows, wrong, known, no_graph = about(a.commit, fla), [], 0, set(), set()
     print("\n".join(lines), flush=True)
     for D, Hv in SHAPES:
-        row, said, differ = measure(library, layers, a.tokens, D, Hv, no_graph)
+        with torch.cuda.stream(torch.cuda.Stream()):  # what can be captured is not on the default one
+            row, said, differ = measure(library, layers, a.tokens, D, Hv, no_graph)
         wrong += differ
         rows.append(show(row))
         for line in said:
