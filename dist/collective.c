@@ -95,6 +95,8 @@ gdn_status gdni_all_gather(gdn_transport *t, const void *mine, void *all, size_t
     }
     for (int32_t i = 0; i < 2 * ranks && status == GDN_STATUS_OK; ++i)
         status = t->wait(t, requests + i, what, NULL);
+    for (int32_t i = 0; i < 2 * ranks; ++i)
+        t->drop(t, requests + i);
     free(requests);
     return status;
 }
@@ -116,7 +118,9 @@ gdn_status gdni_all_reduce(gdn_transport *transport, gdn_dtype dtype, void *data
     for (int64_t i = 0; i < count && status == GDN_STATUS_OK; i += block)
         status = reduce_block(&r, (char *)data + r.element * (size_t)i,
                               count - i < block ? count - i : block);
-    /* After a failure messages may still arrive in parts: the job is about to end, it stays. */
+    for (size_t i = 0; r.requests && i < 2 * ranks; ++i)
+        transport->drop(transport, r.requests + i);
+    /* After a failure MPI may still be moving a message that was given up: parts stay. */
     if (status == GDN_STATUS_OK)
         free(r.parts);
     free(r.requests);

@@ -13,6 +13,7 @@ struct gdni_staging {
     char *pinned;     /* states to send, states that came, mail of both */
     int32_t *final;   /* [Hv] 1 */
     int32_t *decided; /* [Hv] what the device has decided */
+    int32_t sending;  /* MPI has not said yet that mail has left */
 };
 
 gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **out) {
@@ -37,7 +38,8 @@ gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **out) {
 void gdni_staging_destroy(const gdn_context *context, gdni_staging *s) {
     if (!s)
         return;
-    if (s->pinned)
+    /* After a failure MPI may still read what was being sent. */
+    if (s->pinned && !s->sending)
         gdni_pinned_release(context, s->pinned);
     free(s->final);
     free(s);
@@ -90,6 +92,7 @@ gdn_status gdni_crossing_send(gdni_crossing *c, const void *states) {
     GDN_TRY(
         gdni_stream_copy(plan->context, states_of(c, 0), states, plan->states_bytes, c->stream));
     GDN_TRY(gdni_stream_wait(plan->context, c->stream, c->mail.what));
+    plan->staging->sending = 1;
     GDN_TRY(gdni_mail_send_final(&c->mail, plan->staging->final, states_of(c, 0)));
     c->bytes = c->mail.bytes;
     return GDN_STATUS_OK;
@@ -125,5 +128,9 @@ gdn_status gdni_crossing_traffic(gdni_crossing *c, const gdni_dist_memory *m) {
 
 gdn_status gdni_crossing_finish(gdni_crossing *c) {
     gdn_transport *t = c->plan->group;
-    return c->plan->staging ? gdni_mail_sent(&c->mail) : t->device_finish(t, c->stream);
+    if (!c->plan->staging)
+        return t->device_finish(t, c->stream);
+    GDN_TRY(gdni_mail_sent(&c->mail));
+    c->plan->staging->sending = 0;
+    return GDN_STATUS_OK;
 }

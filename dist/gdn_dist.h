@@ -25,10 +25,12 @@
  *   Failure       Any other failure is that of one rank, whose neighbours are then waiting for it:
  *                 call gdn_dist_abort(). Until then every call on the group fails, and
  *                 gdn_dist_destroy() ends the job itself. Memory handed to the failed call stays
- *                 in use until the group is gone.
+ *                 in use until the group is gone. A program that wants to go on asks for that:
+ *                 see gdn_dist_failure.
  *   Output, exit  A lost rank cannot be reported by a status alone. gdn_dist_abort(), and the watch
  *                 over silent ranks, print one line on stderr in the whole job and end all its
- *                 processes. Nothing else here prints or exits.
+ *                 processes (with GDN_DIST_RETURN gdn_dist_abort() alone). Nothing else here prints
+ *                 or exits.
  *   Allocation    Messages need small host allocations (a plan's, page-locked, where they are
  *                 staged); a layer on a device keeps its sequences' bounds there; tensors and
  *                 workspace are the caller's.
@@ -116,11 +118,39 @@ struct gdn_transport {
      * waits for them. */
     gdn_status (*device_exchange)(gdn_transport *transport, const gdn_device_message *messages,
                                   int32_t count, gdn_stream stream);
+
+    /* Gives a started message up without waiting for another rank; `*request` becomes NULL. For
+     * what is left after a failure. */
+    void (*drop)(gdn_transport *transport, gdn_request **request);
 };
 
 /* ---- The group ---------------------------------------------------------------------------------
  */
 
+/* What ends where a rank fails, falls silent or keeps others waiting too long. */
+typedef enum gdn_dist_failure {
+    GDN_DIST_END_JOB, /* the whole job, with one line */
+    GDN_DIST_RETURN   /* the group, see below; nothing is printed */
+} gdn_dist_failure;
+
+/*
+ * With GDN_DIST_RETURN a program goes on after a failure, as far as MPI lets it (Open MPI's mpirun
+ * ends a job itself when one of its processes dies). The group has then failed on every rank that
+ * still answers, within `deadline` of the cause where a rank is silent:
+ *
+ *   calls that wait        come back with COMM_ERROR and the line that END_JOB would have printed,
+ *                          and so does every later call; gdn_dist_check() asks for it
+ *   messages over NCCL     are aborted with the group's communicators (ncclCommAbort), so that
+ *                          streams run on to their end; what they have computed since is not valid
+ *   messages over MPI      are given up, but for those that MPI is moving just now: memory that was
+ *                          being sent stays in use until MPI is finalised
+ *   a caller's communicators   of MPI and of NCCL stay as they are: they are never aborted or freed
+ *
+ * Then: wait for the streams, destroy graphs that hold messages of the group (none may be launched
+ * any more; NCCL waits for their end), destroy layers and plans, gdn_dist_destroy(), which no
+ * longer waits for other ranks. Those that are left may make a new group. A rank that has failed by
+ * itself says so by gdn_dist_fail().
+ */
 typedef struct gdn_dist_config {
     size_t size;
     const void *communicator; /* pointer to an MPI_Comm of the caller's; NULL = MPI_COMM_WORLD. It
@@ -128,13 +158,14 @@ typedef struct gdn_dist_config {
     int32_t sequence_ranks;   /* ranks that share a sequence; divides the rank count; 0 = all. The
                                  rest is data parallel */
     double deadline;          /* seconds after which a silent rank ends the job; 0 = 30; >= 0.5 */
-    double wait_limit; /* seconds after which a rank that is alive and at work, but keeps another
-                          waiting, ends the job; 0 = 10 deadlines; >= 2 deadlines. Where all ranks
-                          wait for one another it is 2 deadlines */
+    double wait_limit;  /* seconds after which a rank that is alive and at work, but keeps another
+                           waiting, ends the job; 0 = 10 deadlines; >= 2 deadlines. Where all ranks
+                           wait for one another it is 2 deadlines */
+    int32_t on_failure; /* gdn_dist_failure */
 } gdn_dist_config;
 
 #define GDN_DIST_CONFIG_INIT                                                                       \
-    { sizeof(gdn_dist_config), NULL, 0, 0.0, 0.0 }
+    { sizeof(gdn_dist_config), NULL, 0, 0.0, 0.0, GDN_DIST_END_JOB }
 
 typedef struct gdn_dist gdn_dist;
 
@@ -164,8 +195,17 @@ GDN_API void gdn_dist_finish(double deadline);
  * without threads), COMM_ERROR, TIMEOUT, OUT_OF_MEMORY.
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_create(gdn_dist **dist, const gdn_dist_config *config);
-/* Collective. NULL is fine. */
+/* Collective, but after a failure with GDN_DIST_RETURN. NULL is fine. */
 GDN_API void gdn_dist_destroy(gdn_dist *dist);
+
+/* Whether the group is still good, by what is known here and now: waits for nothing, and is not
+ * collective. For a program whose own waits are on streams. Errors: COMM_ERROR, with what has
+ * happened. */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_check(gdn_dist *dist);
+
+/* This rank cannot go on. With GDN_DIST_RETURN the group fails on all ranks, with "rank 2:
+ * <reason>"; otherwise gdn_dist_abort() with exit code 4. reason NULL = gdn_last_error(). */
+GDN_API void gdn_dist_fail(gdn_dist *dist, const char *reason);
 GDN_API gdn_transport *gdn_dist_transport(gdn_dist *dist, gdn_dist_group group);
 GDN_API int32_t gdn_dist_rank(const gdn_dist *dist, gdn_dist_group group);
 GDN_API int32_t gdn_dist_ranks(const gdn_dist *dist, gdn_dist_group group);

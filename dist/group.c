@@ -63,6 +63,9 @@ static gdn_status check_values(const setup *s) {
     GDNI_REQUIRE(c->sequence_ranks > 0 && s->ranks % c->sequence_ranks == 0,
                  "gdn_dist_create: sequence_ranks is %d, expected a divisor of the %d ranks",
                  c->sequence_ranks, s->ranks);
+    GDNI_REQUIRE(c->on_failure == GDN_DIST_END_JOB || c->on_failure == GDN_DIST_RETURN,
+                 "gdn_dist_create: on_failure is %d, expected END_JOB (%d) or RETURN (%d)",
+                 c->on_failure, GDN_DIST_END_JOB, GDN_DIST_RETURN);
     return GDN_STATUS_OK;
 }
 
@@ -112,29 +115,30 @@ static gdn_status set_up(gdn_dist *dist, setup *s) {
     if (s->ranks > 1) {
         GDN_TRY(duplicate(s, &heartbeats));
         GDN_TRY(gdni_watch_start(&dist->watch, heartbeats,
-                                 fmax(s->config.deadline, SHORTEST_DEADLINE),
-                                 s->config.wait_limit));
+                                 fmax(s->config.deadline, SHORTEST_DEADLINE), s->config.wait_limit,
+                                 dist->on_failure));
     }
     /* From here on no call of MPI blocks, and every wait is watched. */
     GDN_TRY(make_groups(dist, s, GDN_DIST_WORLD, 1));
     snprintf(text, sizeof(text),
-             "library version %u; sequence_ranks %d; deadline %g; wait_limit %g",
+             "library version %u; sequence_ranks %d; deadline %g; wait_limit %g; on_failure %d",
              (unsigned)gdn_version(), s->config.sequence_ranks, s->config.deadline,
-             s->config.wait_limit);
+             s->config.wait_limit, s->config.on_failure);
     const gdn_status status = gdni_agree(dist->transports[GDN_DIST_WORLD], check_values(s),
                                          "gdn_dist_create", text, &shared);
     if (status != GDN_STATUS_OK)
-        return shared ? gdni_dist_shared(dist, status) : status;
-    return make_groups(dist, s, GDN_DIST_SEQUENCE, GDNI_GROUPS - 1);
+        return shared ? gdni_dist_shared(dist, status) : gdni_dist_end(dist, status);
+    return gdni_dist_end(dist, make_groups(dist, s, GDN_DIST_SEQUENCE, GDNI_GROUPS - 1));
 }
 
 static void release(gdn_dist *dist) {
-    gdni_nccl_destroy(dist->nccl);
-    gdni_watch_stop(dist->watch);
     for (int i = 0; i < GDNI_GROUPS; ++i)
         if (dist->transports[i])
             dist->transports[i]->destroy(dist->transports[i]);
-    if (dist->mpi && dist->mpi->communicator != MPI_COMM_NULL)
+    gdni_watch_stop(dist->watch);
+    gdni_nccl_destroy(dist->nccl, dist->failed);
+    /* That takes all ranks; see also the watch's. */
+    if (dist->mpi && dist->mpi->communicator != MPI_COMM_NULL && !dist->failed)
         MPI_Comm_free(&dist->mpi->communicator);
     free(dist->mpi);
     free(dist);
@@ -155,6 +159,7 @@ gdn_status gdn_dist_create(gdn_dist **out, const gdn_dist_config *config) {
     }
     mpi->communicator = MPI_COMM_NULL;
     dist->mpi = mpi;
+    dist->on_failure = (gdn_dist_failure)s.config.on_failure;
     const gdn_status status = set_up(dist, &s);
     gdni_watch_doing(dist->watch, "the program");
     if (dist->transports[GDN_DIST_WORLD])
@@ -164,18 +169,26 @@ gdn_status gdn_dist_create(gdn_dist **out, const gdn_dist_config *config) {
     return status;
 }
 
+/* All are here before heartbeats stop. */
+static gdn_status meet(gdn_dist *dist) {
+    char one = 0, *all = malloc((size_t)gdn_dist_ranks(dist, GDN_DIST_WORLD));
+    gdn_transport *world = dist->transports[GDN_DIST_WORLD];
+    if (!all)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_destroy: no memory");
+    const gdn_status status =
+        world->all_gather(world, &one, all, 1, "gdn_dist_destroy: waiting for all ranks");
+    free(all);
+    return status;
+}
+
 void gdn_dist_destroy(gdn_dist *dist) {
-    char one = 0, *all;
     if (!dist)
         return;
-    if (dist->failed)
+    const int end_job = dist->on_failure == GDN_DIST_END_JOB;
+    if (dist->failed && end_job)
         gdn_dist_abort(dist, 4, dist->reason);
-    /* All are here before heartbeats stop. */
-    all = malloc((size_t)gdn_dist_ranks(dist, GDN_DIST_WORLD));
-    gdn_transport *world = dist->transports[GDN_DIST_WORLD];
-    if (!all || world->all_gather(world, &one, all, 1, "gdn_dist_destroy: waiting for all ranks"))
-        gdn_dist_abort(dist, 4, all ? NULL : "gdn_dist_destroy: no memory");
-    free(all);
+    if (!dist->failed && gdni_dist_end(dist, meet(dist)) != GDN_STATUS_OK && end_job)
+        gdn_dist_abort(dist, 4, NULL);
     release(dist);
 }
 
@@ -195,33 +208,52 @@ void gdn_dist_note(gdn_dist *dist, const char *doing) {
     gdni_watch_doing(dist->watch, doing);
 }
 
+/* A failure that all ranks share names its rank itself. */
+static void say(const gdn_dist *dist, const char *reason, char *line) {
+    if (!strcmp(reason, dist->agreed))
+        snprintf(line, GDNI_TEXT, "%s", reason);
+    else
+        snprintf(line, GDNI_TEXT, "rank %d: %s", gdn_dist_rank(dist, GDN_DIST_WORLD), reason);
+}
+
 void gdn_dist_abort(gdn_dist *dist, int32_t exit_code, const char *reason) {
     char line[GDNI_TEXT];
-    const int32_t rank = gdn_dist_rank(dist, GDN_DIST_WORLD);
-    reason = reason ? reason : gdn_last_error();
-    /* A failure that all ranks share names its rank itself. */
-    if (!strcmp(reason, dist->agreed))
-        snprintf(line, sizeof(line), "%s", reason);
-    else
-        snprintf(line, sizeof(line), "rank %d: %s", rank, reason);
+    say(dist, reason ? reason : gdn_last_error(), line);
     if (dist->watch)
         gdni_watch_abort(dist->watch, exit_code, line);
     gdni_end_job(MPI_COMM_WORLD, exit_code, line);
 }
 
+/* ---- Failures ----------------------------------------------------------------------------------
+ */
+
 gdn_status gdni_dist_begin(gdn_dist *dist, const char *function) {
     if (dist->failed)
         return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: the group has failed before: %s", function,
                          dist->reason);
+    if (gdni_watch_has_failed(dist->watch))
+        return gdni_dist_end(dist, gdni_watch_failure(dist->watch, function));
     gdni_watch_doing(dist->watch, function);
     return GDN_STATUS_OK;
 }
 
+/* For this rank alone, or for all where the group has to end for them to know. */
+static void fail(gdn_dist *dist, const char *reason) {
+    char line[GDNI_TEXT];
+    dist->failed = 1;
+    snprintf(dist->reason, sizeof(dist->reason), "%s", reason);
+    if (dist->on_failure == GDN_DIST_END_JOB)
+        return;
+    say(dist, reason, line);
+    gdni_watch_fail(dist->watch, line);
+    for (int i = 0; i < GDNI_GROUPS; ++i)
+        if (dist->transports[i])
+            gdni_mpi_drop_all(dist->transports[i]);
+}
+
 gdn_status gdni_dist_end(gdn_dist *dist, gdn_status status) {
-    if (status != GDN_STATUS_OK && !dist->failed) {
-        dist->failed = 1;
-        snprintf(dist->reason, sizeof(dist->reason), "%s", gdn_last_error());
-    }
+    if (status != GDN_STATUS_OK && !dist->failed)
+        fail(dist, gdn_last_error());
     gdni_watch_doing(dist->watch, "the program");
     return status;
 }
@@ -230,4 +262,24 @@ gdn_status gdni_dist_shared(gdn_dist *dist, gdn_status status) {
     snprintf(dist->agreed, sizeof(dist->agreed), "%s", gdn_last_error());
     gdni_watch_doing(dist->watch, "the program");
     return status;
+}
+
+gdn_status gdn_dist_check(gdn_dist *dist) {
+    static const char *const function = "gdn_dist_check";
+    GDNI_REQUIRE(dist != NULL, "%s: dist is NULL", function);
+    if (dist->failed)
+        return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: %s", function, dist->reason);
+    gdn_status status = gdni_watch_failure(dist->watch, function);
+    if (status == GDN_STATUS_OK)
+        status = gdni_nccl_check(dist->nccl);
+    return status == GDN_STATUS_OK ? status : gdni_dist_end(dist, status);
+}
+
+void gdn_dist_fail(gdn_dist *dist, const char *reason) {
+    if (!dist)
+        return;
+    if (dist->on_failure == GDN_DIST_END_JOB)
+        gdn_dist_abort(dist, 4, reason);
+    if (!dist->failed)
+        fail(dist, reason ? reason : gdn_last_error());
 }

@@ -17,7 +17,8 @@ struct gdn_dist {
     struct gdni_mpi *mpi;                   /* the communicator of the transports */
     gdni_watch *watch;                      /* NULL: one rank */
     struct gdni_nccl *nccl;                 /* NULL: messages of devices pass through the host */
-    int32_t failed;                         /* this rank alone has failed; reason says why */
+    gdn_dist_failure on_failure;
+    int32_t failed; /* this rank alone has failed, or the group; reason says why */
     char reason[GDNI_TEXT];
     char agreed[GDNI_TEXT]; /* the last failure that all ranks share */
 };
@@ -40,7 +41,9 @@ gdn_status gdni_all_reduce(gdn_transport *transport, gdn_dtype dtype, void *data
                            const char *what);
 
 int32_t gdni_nccl_device(const struct gdni_nccl *nccl); /* -1 without */
-void gdni_nccl_destroy(struct gdni_nccl *nccl);
+gdn_status gdni_nccl_check(struct gdni_nccl *nccl);     /* what has failed so far */
+/* After the watch has stopped. failed: what is under way is aborted. */
+void gdni_nccl_destroy(struct gdni_nccl *nccl, int32_t failed);
 
 /* Tags of messages between neighbours. */
 enum {

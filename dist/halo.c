@@ -65,7 +65,9 @@ static gdn_status exchange_staged(gdn_dist_layer *l, int32_t count, int32_t tag,
         l->rows[i] = m[i].data;
         m[i].data = place;
     }
+    l->sending = 1;
     GDN_TRY(exchange_on_host(l, count, tag, what));
+    l->sending = 0;
     for (int32_t i = 0; i < count; ++i)
         if (!m[i].sending)
             GDN_TRY(gdni_stream_copy(context, l->rows[i], m[i].data, m[i].bytes, stream));

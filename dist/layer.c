@@ -134,7 +134,8 @@ void gdn_dist_layer_destroy(gdn_dist_layer *l) {
         return;
     if (l->device_cu_seqlens)
         gdni_device_release(l->plan->context, l->device_cu_seqlens);
-    if (l->pinned)
+    /* After a failure MPI may still read what was being sent. */
+    if (l->pinned && !l->sending)
         gdni_pinned_release(l->plan->context, l->pinned);
     gdn_dist_plan_destroy(l->plan);
     free(l->wanted);

@@ -13,4 +13,8 @@ int32_t gdni_nccl_device(const struct gdni_nccl *nccl) {
     return -1;
 }
 
-void gdni_nccl_destroy(struct gdni_nccl *nccl) {}
+gdn_status gdni_nccl_check(struct gdni_nccl *nccl) {
+    return GDN_STATUS_OK;
+}
+
+void gdni_nccl_destroy(struct gdni_nccl *nccl, int32_t failed) {}

@@ -10,6 +10,7 @@ struct gdn_request {
     MPI_Request request;
     int32_t peer; /* rank in the whole job */
     int32_t sending;
+    gdn_request *before, *after; /* in the transport's list */
 };
 
 typedef struct mpi_transport {
@@ -18,7 +19,8 @@ typedef struct mpi_transport {
     int32_t first_tag;
     gdni_watch *watch;
     double wait_limit;
-    int32_t world[]; /* rank in the whole job, of each rank */
+    gdn_request *requests; /* started and not waited for */
+    int32_t world[];       /* rank in the whole job, of each rank */
 } mpi_transport;
 
 gdn_status gdni_mpi_fail(int code, const char *what) {
@@ -38,6 +40,7 @@ gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *wh
             return GDN_STATUS_OK;
         if (round == 0)
             gdni_watch_waiting(watch, what, peer);
+        GDN_TRY(gdni_watch_failure(watch, what));
         if (gdni_now() - start > limit)
             return gdni_fail(GDN_STATUS_TIMEOUT, "%s: waited %.1f s in vain", what,
                              gdni_now() - start);
@@ -47,6 +50,30 @@ gdn_status gdni_mpi_wait(MPI_Request *request, gdni_watch *watch, const char *wh
         else
             gdni_sleep(5e-5);
     }
+}
+
+/* ---- Messages ----------------------------------------------------------------------------------
+ */
+
+/* Gives a message up without waiting for another rank. What MPI is moving just now it goes on to
+ * move. */
+static void give_up(gdn_request *r) {
+    int done = 0;
+    if (r->request == MPI_REQUEST_NULL)
+        return;
+    if (!r->sending)
+        MPI_Cancel(&r->request);
+    if (MPI_Test(&r->request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || !done)
+        MPI_Request_free(&r->request);
+    r->request = MPI_REQUEST_NULL;
+}
+
+static void release(mpi_transport *t, gdn_request *r) {
+    *(r->before ? &r->before->after : &t->requests) = r->after;
+    if (r->after)
+        r->after->before = r->before;
+    gdni_watch_pending(t->watch, -r->sending);
+    free(r);
 }
 
 static gdn_status start(mpi_transport *t, int32_t peer, int sending, size_t bytes,
@@ -67,11 +94,16 @@ static gdn_status start(mpi_transport *t, int32_t peer, int sending, size_t byte
 
 /* Frees the request where it could not be started. */
 static gdn_status started(mpi_transport *t, int code, gdn_request **request) {
+    gdn_request *r = *request;
     if (code == MPI_SUCCESS) {
-        gdni_watch_pending(t->watch, (*request)->sending);
+        gdni_watch_pending(t->watch, r->sending);
+        r->after = t->requests;
+        if (r->after)
+            r->after->before = r;
+        t->requests = r;
         return GDN_STATUS_OK;
     }
-    free(*request);
+    free(r);
     *request = NULL;
     return gdni_mpi_fail(code, "gdn_transport");
 }
@@ -106,18 +138,33 @@ static gdn_status wait_request(gdn_transport *base, gdn_request **request, const
         return GDN_STATUS_OK;
     *request = NULL;
     snprintf(line, sizeof(line), "%s %s rank %d", what, r->sending ? "to" : "from", r->peer);
-    gdn_status status = gdni_mpi_wait(&r->request, t->watch, line, r->peer, t->wait_limit, &result);
+    gdn_status status =
+        r->request == MPI_REQUEST_NULL
+            ? gdni_fail(GDN_STATUS_COMM_ERROR, "%s: the group has failed", line)
+            : gdni_mpi_wait(&r->request, t->watch, line, r->peer, t->wait_limit, &result);
     gdni_watch_waiting(t->watch, "", GDNI_ALL);
-    gdni_watch_pending(t->watch, -r->sending);
     if (status == GDN_STATUS_OK && received && !r->sending) {
         int bytes = 0;
         MPI_Get_count(&result, MPI_BYTE, &bytes);
         *received = (size_t)bytes;
     }
-    if (status != GDN_STATUS_OK && !r->sending && r->request != MPI_REQUEST_NULL)
-        MPI_Cancel(&r->request);
-    free(r);
+    give_up(r);
+    release(t, r);
     return status;
+}
+
+static void drop(gdn_transport *base, gdn_request **request) {
+    mpi_transport *t = (mpi_transport *)base;
+    if (!*request)
+        return;
+    give_up(*request);
+    release(t, *request);
+    *request = NULL;
+}
+
+void gdni_mpi_drop_all(gdn_transport *base) {
+    for (gdn_request *r = ((mpi_transport *)base)->requests; r; r = r->after)
+        give_up(r);
 }
 
 static void end_job(gdn_transport *base, int32_t exit_code, const char *reason) {
@@ -131,7 +178,12 @@ static void end_job(gdn_transport *base, int32_t exit_code, const char *reason) 
 }
 
 static void destroy(gdn_transport *base) {
-    free(base);
+    mpi_transport *t = (mpi_transport *)base;
+    while (t->requests) {
+        give_up(t->requests);
+        release(t, t->requests);
+    }
+    free(t);
 }
 
 gdn_status gdni_mpi_transport(gdn_transport **transport, const gdni_mpi_group *group) {
@@ -147,7 +199,8 @@ gdn_status gdni_mpi_transport(gdn_transport **transport, const gdni_mpi_group *g
                                 .all_gather = gdni_all_gather,
                                 .all_reduce = gdni_all_reduce,
                                 .abort = end_job,
-                                .destroy = destroy};
+                                .destroy = destroy,
+                                .drop = drop};
     t->base = base;
     t->communicator = group->communicator;
     t->first_tag = group->first_tag;

@@ -4,7 +4,8 @@
  * order on every rank; it follows the caller's by events, and nothing here waits for the device.
  *
  * A rank that has fallen silent, or keeps others waiting, is found by the watch: marks on the
- * stream tell its thread which operation the device is at.
+ * stream tell its thread which operation the device is at. Where the group has failed, and the job
+ * goes on, that thread aborts the communicators.
  */
 #include "watch.h"
 
@@ -12,6 +13,8 @@
 #include "cuda/sharding.h"
 
 #include <nccl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +30,8 @@ typedef enum operation {
 enum {
     UUID = 16,
     OPERATIONS = 8, /* a mark is peer * OPERATIONS + operation */
-    MARKS = 2       /* words of the host that marks go to */
+    MARKS = 2,      /* words of the host that marks go to */
+    SPINS = 1000    /* questions to NCCL before the thread sleeps between them */
 };
 
 /* One group's part: what its transport's functions get. */
@@ -45,6 +49,9 @@ struct gdni_nccl {
     gdni_event event;
     int32_t open; /* the stream has operations that no other waits for yet */
     uint32_t *marks;
+    pthread_mutex_t lock; /* of the communicators: the calls' thread and the watch's */
+    int32_t aborted;
+    ncclComm_t splitting; /* NULL: none is */
     /* Of the watch's thread: the mark it saw last, and since when. */
     uint32_t seen;
     double since;
@@ -63,7 +70,28 @@ static gdn_status nccl_fail(ncclResult_t result, const char *what, ncclComm_t co
     } while (0)
 
 /* ---- Operations --------------------------------------------------------------------------------
+ *
+ * With GDN_DIST_RETURN communicators are non-blocking, so that a call of NCCL comes back although
+ * another rank does not: the lock is never held for long, and who holds it may abort them. Where
+ * the job ends with a failure they block, which saves NCCL a thread an operation.
  */
+
+/* Waits for what NCCL does in the background, unless the group fails meanwhile. communicator: the
+ * one that is asked. */
+static gdn_status settle(const struct gdni_nccl *n, ncclResult_t result, const char *what,
+                         ncclComm_t communicator) {
+    for (int round = 0; result == ncclInProgress; ++round) {
+        GDN_TRY(gdni_watch_failure(n->dist->watch, what));
+        if (round < SPINS)
+            sched_yield();
+        else
+            gdni_sleep(5e-5);
+        const ncclResult_t asked = ncclCommGetAsyncError(communicator, &result);
+        if (asked != ncclSuccess)
+            result = asked;
+    }
+    return result == ncclSuccess ? GDN_STATUS_OK : nccl_fail(result, what, communicator);
+}
 
 static gdn_status mark(const device_group *g, operation what, int32_t peer) {
     const int32_t rank = g->first + peer * g->step;
@@ -71,20 +99,50 @@ static gdn_status mark(const device_group *g, operation what, int32_t peer) {
                             (uint32_t)(rank * OPERATIONS + (int32_t)what), g->nccl->stream);
 }
 
+/* An abort may take until the caller has destroyed its graphs: it is not waited for. */
+static gdn_status take(struct gdni_nccl *n) {
+    static const char *const what = "a message over NCCL";
+    while (pthread_mutex_trylock(&n->lock) != 0) {
+        GDN_TRY(gdni_watch_failure(n->dist->watch, what));
+        sched_yield();
+    }
+    gdn_status status = gdni_watch_failure(n->dist->watch, what);
+    if (status == GDN_STATUS_OK && n->dist->failed)
+        status = gdni_fail(GDN_STATUS_COMM_ERROR, "%s: the group has failed before: %s", what,
+                           n->dist->reason);
+    if (status != GDN_STATUS_OK)
+        pthread_mutex_unlock(&n->lock);
+    return status;
+}
+
+/* Takes the lock, which end lets go; a failure has let it go already. */
 static gdn_status begin(const device_group *g, operation what, int32_t peer, gdn_stream stream) {
     struct gdni_nccl *n = g->nccl;
-    GDN_TRY(gdni_device_follow(n->context, n->stream, stream, n->event));
-    n->open = 1;
-    return mark(g, what, peer);
+    GDN_TRY(take(n));
+    gdn_status status = gdni_device_follow(n->context, n->stream, stream, n->event);
+    if (status == GDN_STATUS_OK) {
+        n->open = 1;
+        status = mark(g, what, peer);
+    }
+    if (status != GDN_STATUS_OK)
+        pthread_mutex_unlock(&n->lock);
+    return status;
+}
+
+static gdn_status end(const device_group *g, gdn_status status) {
+    if (status == GDN_STATUS_OK)
+        status = mark(g, NOTHING, 0);
+    pthread_mutex_unlock(&g->nccl->lock);
+    return status;
 }
 
 static gdn_status device_send(gdn_transport *t, int32_t to, const void *data, size_t bytes,
                               gdn_stream stream) {
     const device_group *g = t->device;
+    struct gdni_nccl *n = g->nccl;
     GDN_TRY(begin(g, SEND, to, stream));
-    NCCL_TRY(ncclSend(data, bytes, ncclUint8, to, g->communicator, g->nccl->stream), "ncclSend",
-             g->communicator);
-    return mark(g, NOTHING, to);
+    return end(g, settle(n, ncclSend(data, bytes, ncclUint8, to, g->communicator, n->stream),
+                         "ncclSend", g->communicator));
 }
 
 static gdn_status device_finish(gdn_transport *t, gdn_stream stream) {
@@ -98,31 +156,35 @@ static gdn_status device_finish(gdn_transport *t, gdn_stream stream) {
 static gdn_status device_receive(gdn_transport *t, int32_t from, void *data, size_t bytes,
                                  gdn_stream stream) {
     const device_group *g = t->device;
+    struct gdni_nccl *n = g->nccl;
     GDN_TRY(begin(g, RECEIVE, from, stream));
-    NCCL_TRY(ncclRecv(data, bytes, ncclUint8, from, g->communicator, g->nccl->stream), "ncclRecv",
-             g->communicator);
-    GDN_TRY(mark(g, NOTHING, from));
+    GDN_TRY(end(g, settle(n, ncclRecv(data, bytes, ncclUint8, from, g->communicator, n->stream),
+                          "ncclRecv", g->communicator)));
     return device_finish(t, stream);
+}
+
+static gdn_status exchange(const device_group *g, const gdn_device_message *messages,
+                           int32_t count) {
+    const gdn_stream stream = g->nccl->stream;
+    ncclResult_t result = ncclGroupStart();
+    for (int32_t i = 0; i < count && (result == ncclSuccess || result == ncclInProgress); ++i) {
+        const gdn_device_message *m = messages + i;
+        result = m->sending
+                     ? ncclSend(m->data, m->bytes, ncclUint8, m->peer, g->communicator, stream)
+                     : ncclRecv(m->data, m->bytes, ncclUint8, m->peer, g->communicator, stream);
+    }
+    const ncclResult_t ended = ncclGroupEnd();
+    return settle(g->nccl, result == ncclSuccess || result == ncclInProgress ? ended : result,
+                  "ncclSend and ncclRecv", g->communicator);
 }
 
 static gdn_status device_exchange(gdn_transport *t, const gdn_device_message *messages,
                                   int32_t count, gdn_stream stream) {
     const device_group *g = t->device;
-    ncclResult_t result = ncclSuccess;
     if (count == 0)
         return GDN_STATUS_OK;
     GDN_TRY(begin(g, EXCHANGE, 0, stream));
-    NCCL_TRY(ncclGroupStart(), "ncclGroupStart", g->communicator);
-    for (int32_t i = 0; i < count && result == ncclSuccess; ++i) {
-        const gdn_device_message *m = messages + i;
-        result =
-            m->sending
-                ? ncclSend(m->data, m->bytes, ncclUint8, m->peer, g->communicator, g->nccl->stream)
-                : ncclRecv(m->data, m->bytes, ncclUint8, m->peer, g->communicator, g->nccl->stream);
-    }
-    const ncclResult_t ended = ncclGroupEnd();
-    NCCL_TRY(result == ncclSuccess ? ended : result, "ncclSend and ncclRecv", g->communicator);
-    GDN_TRY(mark(g, NOTHING, 0));
+    GDN_TRY(end(g, exchange(g, messages, count)));
     return device_finish(t, stream);
 }
 
@@ -133,11 +195,11 @@ static gdn_status device_all_reduce(gdn_transport *t, gdn_dtype dtype, void *dat
                  "gdn_transport: dtype of a sum is %s, expected fp32 or fp64",
                  gdn_dtype_name(dtype));
     GDN_TRY(begin(g, SUM, 0, stream));
-    NCCL_TRY(ncclAllReduce(data, data, (size_t)count,
-                           dtype == GDN_DTYPE_FP64 ? ncclFloat64 : ncclFloat32, ncclSum,
-                           g->communicator, g->nccl->stream),
-             "ncclAllReduce", g->communicator);
-    return mark(g, NOTHING, 0);
+    return end(g, settle(g->nccl,
+                         ncclAllReduce(data, data, (size_t)count,
+                                       dtype == GDN_DTYPE_FP64 ? ncclFloat64 : ncclFloat32, ncclSum,
+                                       g->communicator, g->nccl->stream),
+                         "ncclAllReduce", g->communicator));
 }
 
 /* ---- The watch's questions ---------------------------------------------------------------------
@@ -168,9 +230,13 @@ static int is_waiting(void *user, gdni_wait *wait) {
     return 1;
 }
 
+/* While the lock is taken who has it looks for himself. */
 static int has_failed(void *user, char *line, size_t size) {
-    const struct gdni_nccl *n = user;
-    for (int i = 0; i < GDNI_GROUPS; ++i) {
+    struct gdni_nccl *n = user;
+    int failed = 0;
+    if (pthread_mutex_trylock(&n->lock) != 0)
+        return 0;
+    for (int i = 0; i < GDNI_GROUPS && !n->aborted && !failed; ++i) {
         ncclResult_t result = ncclSuccess;
         const ncclComm_t communicator = n->groups[i].communicator;
         if (ncclCommGetAsyncError(communicator, &result) == ncclSuccess &&
@@ -178,9 +244,35 @@ static int has_failed(void *user, char *line, size_t size) {
             continue;
         snprintf(line, size, "NCCL: %s: %s", ncclGetErrorString(result),
                  ncclGetLastError(communicator));
-        return 1;
+        failed = 1;
     }
-    return 0;
+    pthread_mutex_unlock(&n->lock);
+    return failed;
+}
+
+gdn_status gdni_nccl_check(struct gdni_nccl *n) {
+    char line[GDNI_TEXT / 2];
+    return n && has_failed(n, line, sizeof(line))
+               ? gdni_fail(GDN_STATUS_COMM_ERROR, "gdn_dist_check: %s", line)
+               : GDN_STATUS_OK;
+}
+
+/* All at once: operations of the three follow one another on a stream, and NCCL may wait for it
+ * before it frees what is theirs. */
+static void abort_communicators(void *user) {
+    struct gdni_nccl *n = user;
+    int before = 0;
+    pthread_mutex_lock(&n->lock);
+    if (!n->aborted && gdni_device_enter(n->context, &before) == GDN_STATUS_OK) {
+        ncclGroupStart();
+        for (int i = GDNI_GROUPS; i-- > 0;)
+            if (n->groups[i].communicator)
+                ncclCommAbort(n->groups[i].communicator);
+        ncclGroupEnd();
+        gdni_device_leave(before);
+    }
+    n->aborted = 1;
+    pthread_mutex_unlock(&n->lock);
 }
 
 /* ---- Creation ----------------------------------------------------------------------------------
@@ -251,6 +343,15 @@ static gdn_status introduce(gdn_dist *dist, const introduction *mine, ncclUnique
     return status;
 }
 
+/* NCCL may write the new communicator as long as the old one is busy with it. */
+static gdn_status split(struct gdni_nccl *n, ncclComm_t from, int color, int key, ncclComm_t *made,
+                        ncclConfig_t *config) {
+    n->splitting = from;
+    GDN_TRY(settle(n, ncclCommSplit(from, color, key, made, config), "gdn_dist_use_nccl", from));
+    n->splitting = NULL;
+    return settle(n, ncclInProgress, "gdn_dist_use_nccl", *made);
+}
+
 /* The communicator of all ranks, then those split off it. */
 static gdn_status make_communicators(struct gdni_nccl *n, const ncclComm_t *given,
                                      const ncclUniqueId *id) {
@@ -260,14 +361,15 @@ static gdn_status make_communicators(struct gdni_nccl *n, const ncclComm_t *give
     const int32_t place = world->rank % width, group = world->rank / width;
     device_group *g = n->groups;
     ncclComm_t *all = &g[GDN_DIST_WORLD].communicator;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = n->dist->on_failure == GDN_DIST_END_JOB;
     if (given)
-        NCCL_TRY(ncclCommSplit(*given, 0, world->rank, all, NULL), function, *given);
+        GDN_TRY(split(n, *given, 0, world->rank, all, &config));
     else
-        NCCL_TRY(ncclCommInitRank(all, world->ranks, *id, world->rank), function, NULL);
-    NCCL_TRY(ncclCommSplit(*all, group, place, &g[GDN_DIST_SEQUENCE].communicator, NULL), function,
-             *all);
-    NCCL_TRY(ncclCommSplit(*all, place, group, &g[GDN_DIST_DATA].communicator, NULL), function,
-             *all);
+        GDN_TRY(settle(n, ncclCommInitRankConfig(all, world->ranks, *id, world->rank, &config),
+                       function, *all));
+    GDN_TRY(split(n, *all, group, place, &g[GDN_DIST_SEQUENCE].communicator, &config));
+    GDN_TRY(split(n, *all, place, group, &g[GDN_DIST_DATA].communicator, &config));
     g[GDN_DIST_SEQUENCE].first = world->rank - place;
     g[GDN_DIST_DATA].first = place;
     g[GDN_DIST_WORLD].step = g[GDN_DIST_SEQUENCE].step = 1;
@@ -288,7 +390,7 @@ static gdn_status set_up(struct gdni_nccl *n, const ncclComm_t *given, const ncc
     gdni_watch_waiting(dist->watch, "", GDNI_ALL);
     gdni_device_leave(before);
     GDN_TRY(status);
-    const gdni_device_watch questions = {n, is_waiting, has_failed};
+    const gdni_device_watch questions = {n, is_waiting, has_failed, abort_communicators};
     gdni_watch_device(dist->watch, &questions);
     for (int i = 0; i < GDNI_GROUPS; ++i) {
         gdn_transport *t = dist->transports[i];
@@ -310,6 +412,7 @@ static gdn_status create(gdn_dist *dist, const gdn_context *context, const ncclC
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_use_nccl: no memory");
     n->dist = dist;
     n->context = context;
+    pthread_mutex_init(&n->lock, NULL);
     dist->nccl = n; /* destroyed with the group, whatever comes */
     return set_up(n, given, id);
 }
@@ -342,11 +445,12 @@ gdn_status gdn_dist_use_nccl(gdn_dist *dist, const gdn_context *context, const v
     return gdni_dist_end(dist, status);
 }
 
-void gdni_nccl_destroy(struct gdni_nccl *n) {
+void gdni_nccl_destroy(struct gdni_nccl *n, int32_t failed) {
     if (!n)
         return;
-    gdni_watch_device(n->dist->watch, NULL);
-    for (int i = GDNI_GROUPS; i-- > 0;)
+    if (failed)
+        abort_communicators(n);
+    for (int i = GDNI_GROUPS; !n->aborted && i-- > 0;)
         if (n->groups[i].communicator)
             ncclCommDestroy(n->groups[i].communicator);
     if (n->marks)
@@ -355,5 +459,8 @@ void gdni_nccl_destroy(struct gdni_nccl *n) {
         gdni_device_event_destroy(n->context, n->event);
     if (n->stream)
         gdni_stream_destroy(n->context, n->stream);
-    free(n);
+    pthread_mutex_destroy(&n->lock);
+    /* A caller's communicator that is still being split will write to it. */
+    if (!n->splitting || n->splitting == n->groups[GDN_DIST_WORLD].communicator)
+        free(n);
 }

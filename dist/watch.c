@@ -20,6 +20,7 @@ enum {
 
 typedef enum message_kind {
     BEAT,
+    END_GROUP,
     END_JOB,
     GOODBYE /* the last message of a rank */
 } message_kind;
@@ -35,7 +36,7 @@ typedef struct state {
 typedef struct message {
     int32_t kind, exit_code;
     state at;             /* BEAT */
-    char line[GDNI_TEXT]; /* END_JOB */
+    char line[GDNI_TEXT]; /* END_JOB, END_GROUP */
 } message;
 
 /* One rank that this one hears or tells: rank 0 all others, the others rank 0. */
@@ -45,22 +46,24 @@ typedef struct peer {
     int gone;    /* it said goodbye */
     state at;
     message out;
-    MPI_Request sending;
+    MPI_Request sending, ending; /* ending: of the group's end */
 } peer;
 
 struct gdni_watch {
     MPI_Comm communicator;
     int rank, ranks;
     double deadline, wait_limit, interval;
+    gdn_dist_failure on_failure;
     pthread_t thread;
     pthread_mutex_t lock;              /* of the members up to requested */
     char doing[DOING], waiting[DOING]; /* waiting: what for; empty = it is not */
     int32_t waiting_peer;
     double waiting_since;
     gdni_device_watch device; /* zeros: none */
-    message request;          /* to end the job */
+    message request;          /* to end the job, or the group */
     int requested;
-    atomic_int stopping, pending;
+    atomic_int stopping, pending, failed;
+    message end; /* of the group; does not change once failed is set */
     peer *peers;
     int count;
     message in;
@@ -136,22 +139,43 @@ void gdni_watch_device(gdni_watch *watch, const gdni_device_watch *device) {
     pthread_mutex_unlock(&watch->lock);
 }
 
-static void request_end(gdni_watch *watch, int32_t exit_code, const char *line) {
-    if (!watch->requested) {
-        watch->request.kind = END_JOB;
+static void request_end(gdni_watch *watch, message_kind kind, int32_t exit_code, const char *line) {
+    if (!watch->requested || watch->request.kind < (int32_t)kind) {
+        watch->request.kind = kind;
         watch->request.exit_code = exit_code;
         set_text(watch->request.line, sizeof(watch->request.line), line);
         watch->requested = 1;
     }
 }
 
-/* Hands the request to the watch's thread, which ends this process with all others. */
+/* Hands the request to the watch's thread, which ends this process with all others. Where that is
+ * held up by NCCL, at the end of a group, this one does. */
 _Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char *line) {
     pthread_mutex_lock(&watch->lock);
-    request_end(watch, exit_code, line);
+    request_end(watch, END_JOB, exit_code, line);
     pthread_mutex_unlock(&watch->lock);
-    for (;;)
-        gdni_sleep(1.0);
+    do
+        gdni_sleep(ABORT_SECONDS);
+    while (watch->on_failure == GDN_DIST_END_JOB);
+    gdni_end_job(MPI_COMM_WORLD, exit_code, line);
+}
+
+int gdni_watch_has_failed(gdni_watch *watch) {
+    return watch && atomic_load(&watch->failed);
+}
+
+gdn_status gdni_watch_failure(gdni_watch *watch, const char *what) {
+    if (!gdni_watch_has_failed(watch))
+        return GDN_STATUS_OK;
+    return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: %s", what, watch->end.line);
+}
+
+void gdni_watch_fail(gdni_watch *watch, const char *line) {
+    if (!watch)
+        return;
+    pthread_mutex_lock(&watch->lock);
+    request_end(watch, END_GROUP, EXIT_SILENT, line);
+    pthread_mutex_unlock(&watch->lock);
 }
 
 /* ---- The thread --------------------------------------------------------------------------------
@@ -159,12 +183,12 @@ _Noreturn void gdni_watch_abort(gdni_watch *watch, int32_t exit_code, const char
 
 /* Tells rank 0; if it does not end the job, this rank does, each a little later than the one before
  * it. */
-static _Noreturn void end_as_requested(gdni_watch *watch) {
+static _Noreturn void end_job_as_requested(gdni_watch *watch, const message *said) {
     if (watch->rank > 0) {
         const int turn = watch->rank < GRACE_RANKS ? watch->rank : GRACE_RANKS;
         MPI_Request request;
-        int sent = MPI_Isend(&watch->request, (int)sizeof(watch->request), MPI_BYTE, 0, TAG,
-                             watch->communicator, &request) == MPI_SUCCESS;
+        int sent = MPI_Isend(said, (int)sizeof(*said), MPI_BYTE, 0, TAG, watch->communicator,
+                             &request) == MPI_SUCCESS;
         const double until = gdni_now() + 1.0 + 0.25 * turn;
         while (gdni_now() < until) {
             int done = 0;
@@ -173,7 +197,45 @@ static _Noreturn void end_as_requested(gdni_watch *watch) {
             gdni_sleep(0.01);
         }
     }
-    gdni_end_job(watch->communicator, watch->request.exit_code, watch->request.line);
+    gdni_end_job(watch->communicator, said->exit_code, said->line);
+}
+
+/* This rank's part of the group's end. What others hear goes first, since NCCL may take its time.
+ */
+static void end_group(gdni_watch *watch, const char *line) {
+    if (atomic_load(&watch->failed))
+        return;
+    watch->end.kind = END_GROUP;
+    set_text(watch->end.line, sizeof(watch->end.line), line);
+    for (int i = 0; i < watch->count; ++i)
+        MPI_Isend(&watch->end, (int)sizeof(watch->end), MPI_BYTE, watch->peers[i].rank, TAG,
+                  watch->communicator, &watch->peers[i].ending);
+    atomic_store(&watch->failed, 1);
+    pthread_mutex_lock(&watch->lock);
+    const gdni_device_watch device = watch->device;
+    pthread_mutex_unlock(&watch->lock);
+    if (device.user)
+        device.abort(device.user);
+}
+
+/* What the watch has found. */
+static void end(gdni_watch *watch, const char *line) {
+    if (watch->on_failure == GDN_DIST_END_JOB)
+        gdni_end_job(watch->communicator, EXIT_SILENT, line);
+    end_group(watch, line);
+}
+
+static void end_as_requested(gdni_watch *watch) {
+    message request = {.kind = BEAT};
+    pthread_mutex_lock(&watch->lock);
+    if (watch->requested)
+        request = watch->request;
+    watch->requested = 0;
+    pthread_mutex_unlock(&watch->lock);
+    if (request.kind == END_JOB)
+        end_job_as_requested(watch, &request);
+    if (request.kind == END_GROUP)
+        end_group(watch, request.line);
 }
 
 static peer *find_peer(gdni_watch *watch, int rank) {
@@ -195,8 +257,12 @@ static void hear(gdni_watch *watch, double now) {
         if (watch->in.kind == END_JOB)
             gdni_end_job(watch->communicator, watch->in.exit_code, watch->in.line);
         from->seen = now;
-        from->gone = watch->in.kind == GOODBYE;
-        from->at = watch->in.at;
+        if (watch->in.kind == END_GROUP) {
+            end_group(watch, watch->in.line);
+        } else {
+            from->gone = watch->in.kind == GOODBYE;
+            from->at = watch->in.at;
+        }
         start_receive(watch);
     }
 }
@@ -238,14 +304,17 @@ static void look_at_device(gdni_watch *watch) {
     if (watch->device.user &&
         watch->device.has_failed(watch->device.user, failure, sizeof(failure))) {
         snprintf(line, sizeof(line), "rank %d: %s", watch->rank, failure);
-        request_end(watch, EXIT_SILENT, line);
+        request_end(watch, watch->on_failure == GDN_DIST_END_JOB ? END_JOB : END_GROUP, EXIT_SILENT,
+                    line);
     }
     pthread_mutex_unlock(&watch->lock);
 }
 
 static void look_for_silent(gdni_watch *watch, double now) {
     const int turn = watch->rank < GRACE_RANKS ? watch->rank : GRACE_RANKS;
-    const double later = watch->rank > 1 ? 0.5 * (turn - 1) : 0.0;
+    /* One line in a job; where each rank keeps its own nobody has to give way. */
+    const int one_line = watch->on_failure == GDN_DIST_END_JOB;
+    const double later = one_line && watch->rank > 1 ? 0.5 * (turn - 1) : 0.0;
     for (int i = 0; i < watch->count; ++i) {
         const peer *p = watch->peers + i;
         char line[GDNI_TEXT];
@@ -253,7 +322,8 @@ static void look_for_silent(gdni_watch *watch, double now) {
             continue;
         snprintf(line, sizeof(line), "rank %d stopped answering for %.1f s (last seen in: %s)",
                  p->rank, now - p->seen, p->at.text);
-        gdni_end_job(watch->communicator, EXIT_SILENT, line);
+        end(watch, line);
+        return;
     }
 }
 
@@ -302,15 +372,18 @@ static void look_for_waits(gdni_watch *watch) {
                      "rank %d waits for %.1f s in vain, as all ranks wait (%s; rank %d in: %s)",
                      rank, s.waited, s.text, (rank + 1) % watch->ranks,
                      state_of(watch, (rank + 1) % watch->ranks).text);
-        gdni_end_job(watch->communicator, EXIT_SILENT, line);
+        end(watch, line);
+        return;
     }
 }
 
-/* The last messages, so that none is left when the communicator goes. */
+/* The last messages, so that none is left when the communicator goes; a group that ends
+ * meanwhile has none. */
 static void say_goodbye(gdni_watch *watch) {
     const double until = gdni_now() + watch->deadline;
     int told = 0, gone = 0;
-    while (gdni_now() < until && (told < watch->count || gone < watch->count)) {
+    while (gdni_now() < until && !atomic_load(&watch->failed) &&
+           (told < watch->count || gone < watch->count)) {
         hear(watch, gdni_now());
         if (told < watch->count)
             told += tell(watch, watch->peers + told, GOODBYE);
@@ -319,7 +392,7 @@ static void say_goodbye(gdni_watch *watch) {
             gone += watch->peers[i].gone;
         gdni_sleep(0.0005);
     }
-    for (int i = 0; i < watch->count; ++i) {
+    for (int i = 0; i < watch->count && !atomic_load(&watch->failed); ++i) {
         int done = 0;
         while (!done && gdni_now() < until)
             if (MPI_Test(&watch->peers[i].sending, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS)
@@ -341,11 +414,11 @@ static void *run(void *argument) {
                 watch->peers[i].seen = now;
         last = now;
         hear(watch, now);
-        pthread_mutex_lock(&watch->lock);
-        const int requested = watch->requested;
-        pthread_mutex_unlock(&watch->lock);
-        if (requested)
-            end_as_requested(watch);
+        end_as_requested(watch);
+        if (atomic_load(&watch->failed)) {
+            gdni_sleep(0.01);
+            continue;
+        }
         if (now - told >= watch->interval) {
             for (int i = 0; i < watch->count; ++i)
                 tell(watch, watch->peers + i, BEAT);
@@ -357,19 +430,24 @@ static void *run(void *argument) {
         look_for_silent(watch, now);
         gdni_sleep(atomic_load(&watch->pending) ? 0.001 : 0.01);
     }
+    end_as_requested(watch); /* others must know why this rank stops */
     say_goodbye(watch);
     return NULL;
 }
 
+/* After a failure MPI may still have messages of it, and to free a communicator takes all ranks:
+ * both stay. */
 static void release(gdni_watch *watch) {
-    MPI_Comm_free(&watch->communicator);
     pthread_mutex_destroy(&watch->lock);
+    if (atomic_load(&watch->failed))
+        return;
+    MPI_Comm_free(&watch->communicator);
     free(watch->peers);
     free(watch);
 }
 
 gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double deadline,
-                            double wait_limit) {
+                            double wait_limit, gdn_dist_failure on_failure) {
     gdni_watch *watch = calloc(1, sizeof(*watch));
     if (!watch)
         return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "gdn_dist_create: no memory for the watch");
@@ -378,6 +456,7 @@ gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double dead
     MPI_Comm_size(communicator, &watch->ranks);
     watch->deadline = deadline;
     watch->wait_limit = wait_limit;
+    watch->on_failure = on_failure;
     watch->interval = deadline / 12 < 0.5 ? deadline / 12 : 0.5;
     watch->count = watch->rank == 0 ? watch->ranks - 1 : 1;
     watch->peers = calloc((size_t)watch->count, sizeof(*watch->peers));
@@ -386,7 +465,7 @@ gdn_status gdni_watch_start(gdni_watch **out, MPI_Comm communicator, double dead
     for (int i = 0; watch->peers && i < watch->count; ++i) {
         watch->peers[i].rank = watch->rank == 0 ? i + 1 : 0;
         watch->peers[i].seen = gdni_now();
-        watch->peers[i].sending = MPI_REQUEST_NULL;
+        watch->peers[i].sending = watch->peers[i].ending = MPI_REQUEST_NULL;
         watch->peers[i].at = own_state(watch);
     }
     if (!watch->peers || pthread_create(&watch->thread, NULL, run, watch) != 0) {

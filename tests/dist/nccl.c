@@ -1,7 +1,7 @@
 /*
- * nccl [shared]: communicators brought up over the ranks, split off one of the caller's, refused;
- * sums and messages of device memory. A device for each rank; shared: two ranks on one, which NCCL
- * does not do.
+ * nccl [shared]: communicators brought up over the ranks, split off one of the caller's, refused,
+ * aborted; sums and messages of device memory. A device for each rank; shared: two ranks on one,
+ * which NCCL does not do.
  */
 #include "problem.h"
 
@@ -24,11 +24,12 @@ static void must_nccl(gdn_dist *dist, ncclResult_t result) {
         gdn_dist_abort(dist, 99, ncclGetErrorString(result));
 }
 
-static gdn_dist *open_group(gdn_dist *first, int32_t sequence_ranks) {
+static gdn_dist *open_group(gdn_dist *first, int32_t sequence_ranks, gdn_dist_failure on_failure) {
     gdn_dist_config config = GDN_DIST_CONFIG_INIT;
     gdn_dist *dist = NULL;
     config.deadline = 20.0;
     config.sequence_ranks = sequence_ranks;
+    config.on_failure = on_failure;
     must(first, gdn_dist_create(&dist, &config));
     return dist;
 }
@@ -130,30 +131,104 @@ static void check_group(gdn_dist *dist, const gdn_context *context, const void *
     gdni_stream_destroy(context, stream);
 }
 
-/* A communicator of the caller's stays the caller's. */
-static void check_given(gdn_dist *first, const gdn_context *context) {
+/* A communicator of the caller's, over all ranks. */
+static ncclComm_t open_communicator(gdn_dist *first, int blocking) {
     gdn_transport *world = gdn_dist_transport(first, GDN_DIST_WORLD);
     ncclUniqueId *ids = need(sizeof(*ids) * (size_t)world->ranks), mine;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclComm_t communicator;
-    float *sum, got;
+    ncclResult_t state = ncclInProgress;
+    config.blocking = blocking;
     must_nccl(first, ncclGetUniqueId(&mine));
     must(first, world->all_gather(world, &mine, ids, sizeof(mine), "test: ids"));
     must_cuda(first, cudaSetDevice(world->rank % gdn_device_count()));
-    must_nccl(first, ncclCommInitRank(&communicator, world->ranks, ids[0], world->rank));
-    gdn_dist *dist = open_group(first, 0);
-    check_group(dist, context, &communicator);
-    gdn_dist_destroy(dist);
+    const ncclResult_t made =
+        ncclCommInitRankConfig(&communicator, world->ranks, ids[0], world->rank, &config);
+    must_nccl(first, made == ncclInProgress ? ncclSuccess : made);
+    while (state == ncclInProgress)
+        must_nccl(first, ncclCommGetAsyncError(communicator, &state));
+    must_nccl(first, state);
+    free(ids);
+    return communicator;
+}
 
+/* It stays the caller's: it is as it was, and the caller ends it. */
+static void close_communicator(gdn_dist *first, ncclComm_t communicator) {
+    const int32_t ranks = gdn_dist_ranks(first, GDN_DIST_WORLD);
     const float one = 1.0f;
+    float *sum, got;
+    ncclResult_t state = ncclInProgress;
     must_cuda(first, cudaMalloc((void **)&sum, sizeof(*sum)));
     must_cuda(first, cudaMemcpy(sum, &one, sizeof(one), cudaMemcpyHostToDevice));
-    must_nccl(first, ncclAllReduce(sum, sum, 1, ncclFloat32, ncclSum, communicator, NULL));
+    const ncclResult_t begun = ncclAllReduce(sum, sum, 1, ncclFloat32, ncclSum, communicator, NULL);
+    must_nccl(first, begun == ncclInProgress ? ncclSuccess : begun);
+    while (state == ncclInProgress)
+        must_nccl(first, ncclCommGetAsyncError(communicator, &state));
     must_cuda(first, cudaMemcpy(&got, sum, sizeof(got), cudaMemcpyDeviceToHost));
-    CHECK(got == (float)world->ranks, "the caller's communicator counts %g ranks, expected %d", got,
-          world->ranks);
+    CHECK(got == (float)ranks, "the caller's communicator counts %g ranks, expected %d", got,
+          ranks);
     must_cuda(first, cudaFree(sum));
     must_nccl(first, ncclCommDestroy(communicator));
-    free(ids);
+}
+
+static void check_given(gdn_dist *first, const gdn_context *context, int blocking,
+                        gdn_dist_failure on_failure) {
+    ncclComm_t communicator = open_communicator(first, blocking);
+    gdn_dist *dist = open_group(first, 0, on_failure);
+    check_group(dist, context, &communicator);
+    gdn_dist_destroy(dist);
+    close_communicator(first, communicator);
+}
+
+/* Rank 0 fails while the others' devices wait for messages, several on the stream, also in graphs:
+ * all of it comes to its end, the line is there, everything can be freed. */
+static void check_abort(gdn_dist *first, const gdn_context *context, int graph) {
+    static const char *const line = "rank 0: out of paper";
+    const size_t bytes = sizeof(float) * COUNT;
+    ncclComm_t communicator = open_communicator(first, 1);
+    gdn_dist *dist = open_group(first, 0, GDN_DIST_RETURN);
+    gdn_transport *t = gdn_dist_transport(dist, GDN_DIST_WORLD);
+    const int waits = t->rank > 0;
+    gdn_stream stream = NULL;
+    cudaGraph_t captured = NULL;
+    cudaGraphExec_t executable = NULL;
+    void *data = NULL;
+    must(first, gdn_dist_use_nccl(dist, context, &communicator));
+    must(first, gdni_stream_create(context, &stream));
+    must(first, reserve(context, bytes, &data));
+    pass_on(dist, data, data, stream); /* connections are there */
+    must(first, gdni_stream_wait(context, stream, "test: a message"));
+    CHECK(gdn_dist_check(dist) == GDN_STATUS_OK, "%s", gdn_last_error());
+    if (graph)
+        must_cuda(first, cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; waits && i < 3; ++i)
+        must(first, t->device_receive(t, t->rank - 1, data, bytes, stream));
+    must(first, t->device_finish(t, stream));
+    if (graph) {
+        must_cuda(first, cudaStreamEndCapture(stream, &captured));
+        must_cuda(first, cudaGraphInstantiate(&executable, captured, 0));
+        for (int i = 0; waits && i < 2; ++i)
+            must_cuda(first, cudaGraphLaunch(executable, stream));
+    }
+    must(first, gdn_dist_agree(first, GDN_DIST_WORLD, GDN_STATUS_OK, "test: all wait", NULL));
+    if (!waits) {
+        CHECK(gdn_dist_check(dist) == GDN_STATUS_OK, "%s", gdn_last_error());
+        gdn_dist_fail(dist, "out of paper");
+    }
+    must_cuda(first, cudaStreamSynchronize(stream));
+    const gdn_status status = gdn_dist_check(dist);
+    CHECK(status == GDN_STATUS_COMM_ERROR && strstr(gdn_last_error(), waits ? line : line + 8),
+          "expected '%s' in '%s'", waits ? line : line + 8, gdn_last_error());
+    CHECK(t->device_send(t, 0, data, bytes, stream) == GDN_STATUS_COMM_ERROR,
+          "a message of a group that has failed is not refused");
+    if (graph) {
+        must_cuda(first, cudaGraphExecDestroy(executable));
+        must_cuda(first, cudaGraphDestroy(captured));
+    }
+    gdni_device_release(context, data);
+    gdni_stream_destroy(context, stream);
+    gdn_dist_destroy(dist);
+    close_communicator(first, communicator);
 }
 
 /* All ranks on device 0: the same line on each of them, and the group stays good. */
@@ -182,12 +257,17 @@ int main(int argc, char **argv) {
     }
     must(dist, machine_open(&gpu, rank, &context));
     CHECK(gdn_dist_nccl_version() > 20000, "version %d", gdn_dist_nccl_version());
-    for (int32_t width = 1; width <= ranks; width *= 2) {
-        gdn_dist *group = open_group(dist, width);
-        check_group(group, context, NULL);
-        gdn_dist_destroy(group);
-    }
-    check_given(dist, context);
+    for (int32_t width = 1; width <= ranks; width *= 2)
+        for (int end = GDN_DIST_END_JOB; end <= GDN_DIST_RETURN; ++end) {
+            gdn_dist *group = open_group(dist, width, (gdn_dist_failure)end);
+            check_group(group, context, NULL);
+            gdn_dist_destroy(group);
+        }
+    for (int blocking = 0; blocking < 2; ++blocking)
+        for (int end = GDN_DIST_END_JOB; end <= GDN_DIST_RETURN; ++end)
+            check_given(dist, context, blocking, (gdn_dist_failure)end);
+    for (int graph = 0; graph < 2; ++graph)
+        check_abort(dist, context, graph);
     gdn_context_destroy(context);
     return test_finish(dist);
 }

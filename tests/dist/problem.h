@@ -429,9 +429,11 @@ static inline void draw_shard(gdn_shard *shard, harness_random *r, int32_t rank,
 
 /* MPI and a group for a test program; what fails here ends the job. */
 static inline gdn_dist *test_begin(double deadline, int32_t sequence_ranks) {
-    const gdn_dist_config config = {sizeof(config), NULL, sequence_ranks, deadline, 0.0};
+    gdn_dist_config config = GDN_DIST_CONFIG_INIT;
     gdn_dist *dist = NULL;
     int32_t started = 0;
+    config.sequence_ranks = sequence_ranks;
+    config.deadline = deadline;
     if (gdn_dist_start(deadline, &started) || !started || gdn_dist_create(&dist, &config))
         gdn_dist_abort(dist, 99, NULL);
     return dist;
