@@ -1,7 +1,8 @@
 /*
- * States of a device on their way to a neighbour: handed to the transport where it takes memory of
- * the device, otherwise through page-locked memory of the host, as mail whose heads are all final.
- * Staged messages wait for the stream, because MPI moves what the host can read now.
+ * States of a device on their way to a neighbour: handed to NCCL's transport, or to MPI: by
+ * pointers to memory of the device where MPI takes those, otherwise through page-locked memory of
+ * the host, as mail whose heads are all final. What MPI gets waits for the stream, because it moves
+ * what is there now.
  */
 #include "plan.h"
 
@@ -10,14 +11,16 @@
 #include <stdlib.h>
 
 struct gdni_staging {
-    char *pinned;     /* states to send, states that came, mail of both */
+    char *pinned;     /* mail of both directions; staged: states to send, states that came */
     int32_t *final;   /* [Hv] 1 */
     int32_t *decided; /* [Hv] what the device has decided */
+    int32_t direct;   /* MPI takes memory of the device */
     int32_t sending;  /* MPI has not said yet that mail has left */
 };
 
 gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **out) {
-    const size_t bytes = 2 * (plan->states_bytes + plan->mail_bytes), Hv = (size_t)plan->problem.Hv;
+    const size_t states = plan->dist->direct ? 0 : plan->states_bytes;
+    const size_t bytes = 2 * (plan->mail_bytes + states), Hv = (size_t)plan->problem.Hv;
     if (!plan->part.from_left && !plan->part.to_right)
         return GDN_STATUS_OK;
     gdni_staging *s = calloc(1, sizeof(*s));
@@ -29,6 +32,7 @@ gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **out) {
     }
     for (size_t h = 0; h < Hv; ++h)
         final[h] = 1;
+    s->direct = plan->dist->direct;
     s->final = final;
     s->decided = final + Hv;
     *out = s;
@@ -47,11 +51,12 @@ void gdni_staging_destroy(const gdn_context *context, gdni_staging *s) {
 
 /* One rank sends what the other receives: both directions may be open at once. */
 static char *states_of(const gdni_crossing *c, int incoming) {
-    return c->plan->staging->pinned + (incoming ? c->plan->states_bytes : 0);
+    const gdn_dist_plan *plan = c->plan;
+    return plan->staging->pinned + 2 * plan->mail_bytes + (incoming ? plan->states_bytes : 0);
 }
 
 static char *mail_of(const gdn_dist_plan *plan, int incoming) {
-    return plan->staging->pinned + 2 * plan->states_bytes + (incoming ? plan->mail_bytes : 0);
+    return plan->staging->pinned + (incoming ? plan->mail_bytes : 0);
 }
 
 gdni_crossing gdni_crossing_open(gdn_dist_plan *plan, int32_t step, int32_t tag, const char *what,
@@ -74,6 +79,11 @@ gdn_status gdni_crossing_receive(gdni_crossing *c, void *states) {
     gdn_transport *t = plan->group;
     if (!plan->staging)
         return t->device_receive(t, c->peer, states, plan->states_bytes, c->stream);
+    if (plan->staging->direct) {
+        /* What the stream has may still use what is overwritten. */
+        GDN_TRY(gdni_stream_wait(plan->context, c->stream, c->mail.what));
+        return gdni_mail_receive_apart(&c->mail, states);
+    }
     GDN_TRY(gdni_mail_receive(&c->mail, states_of(c, 1)));
     GDN_TRY(
         gdni_stream_copy(plan->context, states, states_of(c, 1), plan->states_bytes, c->stream));
@@ -89,11 +99,14 @@ gdn_status gdni_crossing_send(gdni_crossing *c, const void *states) {
         return t->device_send(t, c->peer, states, plan->states_bytes, c->stream);
     }
     c->mail.buffer = mail_of(plan, 0);
-    GDN_TRY(
-        gdni_stream_copy(plan->context, states_of(c, 0), states, plan->states_bytes, c->stream));
+    if (!plan->staging->direct)
+        GDN_TRY(gdni_stream_copy(plan->context, states_of(c, 0), states, plan->states_bytes,
+                                 c->stream));
     GDN_TRY(gdni_stream_wait(plan->context, c->stream, c->mail.what));
     plan->staging->sending = 1;
-    GDN_TRY(gdni_mail_send_final(&c->mail, plan->staging->final, states_of(c, 0)));
+    GDN_TRY(plan->staging->direct
+                ? gdni_mail_send_apart(&c->mail, states)
+                : gdni_mail_send_final(&c->mail, plan->staging->final, states_of(c, 0)));
     c->bytes = c->mail.bytes;
     return GDN_STATUS_OK;
 }

@@ -36,10 +36,11 @@
  *                 workspace are the caller's.
  *
  * On a cuda context tensors, weights, workspace and saved are memory of its device. Messages then
- * go over NCCL after gdn_dist_use_nccl(), and calls only enqueue; otherwise they are staged through
- * page-locked host memory, and calls wait for the stream up to where the messages have come, as MPI
- * moves what the host can read. What a device decides, it decides without the host: a rank with
- * neighbours on both sides sends after it has received, also where every head is truncated.
+ * go over NCCL after gdn_dist_use_nccl(), and calls only enqueue; otherwise they go over MPI,
+ * staged through page-locked host memory unless MPI takes pointers to a device's, and calls wait
+ * for the stream up to where the messages have come, as MPI moves what is there. What a device
+ * decides, it decides without the host: a rank with neighbours on both sides sends after it has
+ * received, also where every head is truncated.
  *
  * No MPI, CUDA or NCCL header is included: a communicator crosses as a pointer to it.
  */
@@ -127,6 +128,13 @@ struct gdn_transport {
 /* ---- The group ---------------------------------------------------------------------------------
  */
 
+/* How MPI gets the messages of devices, without NCCL. */
+typedef enum gdn_dist_device_messages {
+    GDN_DIST_ASK_MPI, /* DIRECT where MPI itself says so (Open MPI's MPIX_Query_cuda_support) */
+    GDN_DIST_STAGED,  /* through page-locked memory of the host */
+    GDN_DIST_DIRECT   /* as pointers to memory of the device: for an MPI that takes them, unasked */
+} gdn_dist_device_messages;
+
 /* What ends where a rank fails, falls silent or keeps others waiting too long. */
 typedef enum gdn_dist_failure {
     GDN_DIST_END_JOB, /* the whole job, with one line */
@@ -162,10 +170,11 @@ typedef struct gdn_dist_config {
                            waiting, ends the job; 0 = 10 deadlines; >= 2 deadlines. Where all ranks
                            wait for one another it is 2 deadlines */
     int32_t on_failure; /* gdn_dist_failure */
+    int32_t device_messages; /* gdn_dist_device_messages */
 } gdn_dist_config;
 
 #define GDN_DIST_CONFIG_INIT                                                                       \
-    { sizeof(gdn_dist_config), NULL, 0, 0.0, 0.0, GDN_DIST_END_JOB }
+    { sizeof(gdn_dist_config), NULL, 0, 0.0, 0.0, GDN_DIST_END_JOB, GDN_DIST_ASK_MPI }
 
 typedef struct gdn_dist gdn_dist;
 
@@ -336,8 +345,9 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_plan_sizes(const gdn_dist_plan *pla
  *   dht            the last row is ignored with to_right
  *   dh0            with from_left row 0 is the gradient of the shard's entry state
  *
- * BAD_DATA where a state that would be sent holds a NaN or Inf; over NCCL it is sent. What CHECKED
- * finds is returned before anything is sent, and on a cuda context is found in checked_report.
+ * BAD_DATA where a state that would be sent holds a NaN or Inf; where the host does not see it
+ * (over NCCL, and DIRECT) it is sent. What CHECKED finds is returned before anything is sent, and
+ * on a cuda context is found in checked_report.
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_forward(gdn_dist_plan *plan,
                                                      const gdn_tensors *tensors, gdn_stream stream);

@@ -1,6 +1,10 @@
 /* The group of ranks: its communicators, its watch, its failures. */
 #include "watch.h"
 
+#ifdef OPEN_MPI
+#include <mpi-ext.h>
+#endif
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,7 +70,20 @@ static gdn_status check_values(const setup *s) {
     GDNI_REQUIRE(c->on_failure == GDN_DIST_END_JOB || c->on_failure == GDN_DIST_RETURN,
                  "gdn_dist_create: on_failure is %d, expected END_JOB (%d) or RETURN (%d)",
                  c->on_failure, GDN_DIST_END_JOB, GDN_DIST_RETURN);
+    GDNI_REQUIRE((uint32_t)c->device_messages <= GDN_DIST_DIRECT,
+                 "gdn_dist_create: device_messages is %d, expected ASK_MPI, STAGED or DIRECT (0 to "
+                 "%d)",
+                 c->device_messages, GDN_DIST_DIRECT);
     return GDN_STATUS_OK;
+}
+
+/* MPI's own word. Debian's Open MPI says no. */
+static int mpi_takes_devices(void) {
+#ifdef MPIX_CUDA_AWARE_SUPPORT
+    return MPIX_Query_cuda_support();
+#else
+    return 0;
+#endif
 }
 
 /* Of a wait itself: the watch, which knows more about the other ranks, speaks first. */
@@ -121,9 +138,10 @@ static gdn_status set_up(gdn_dist *dist, setup *s) {
     /* From here on no call of MPI blocks, and every wait is watched. */
     GDN_TRY(make_groups(dist, s, GDN_DIST_WORLD, 1));
     snprintf(text, sizeof(text),
-             "library version %u; sequence_ranks %d; deadline %g; wait_limit %g; on_failure %d",
+             "library version %u; sequence_ranks %d; deadline %g; wait_limit %g; on_failure %d; "
+             "device messages %s",
              (unsigned)gdn_version(), s->config.sequence_ranks, s->config.deadline,
-             s->config.wait_limit, s->config.on_failure);
+             s->config.wait_limit, s->config.on_failure, dist->direct ? "direct" : "staged");
     const gdn_status status = gdni_agree(dist->transports[GDN_DIST_WORLD], check_values(s),
                                          "gdn_dist_create", text, &shared);
     if (status != GDN_STATUS_OK)
@@ -160,6 +178,8 @@ gdn_status gdn_dist_create(gdn_dist **out, const gdn_dist_config *config) {
     mpi->communicator = MPI_COMM_NULL;
     dist->mpi = mpi;
     dist->on_failure = (gdn_dist_failure)s.config.on_failure;
+    dist->direct = s.config.device_messages == GDN_DIST_DIRECT ||
+                   (s.config.device_messages == GDN_DIST_ASK_MPI && mpi_takes_devices());
     const gdn_status status = set_up(dist, &s);
     gdni_watch_doing(dist->watch, "the program");
     if (dist->transports[GDN_DIST_WORLD])

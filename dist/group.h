@@ -18,6 +18,7 @@ struct gdn_dist {
     gdni_watch *watch;                      /* NULL: one rank */
     struct gdni_nccl *nccl;                 /* NULL: messages of devices pass through the host */
     gdn_dist_failure on_failure;
+    int32_t direct; /* MPI takes pointers to memory of devices */
     int32_t failed; /* this rank alone has failed, or the group; reason says why */
     char reason[GDNI_TEXT];
     char agreed[GDNI_TEXT]; /* the last failure that all ranks share */

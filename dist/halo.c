@@ -75,6 +75,13 @@ static gdn_status exchange_staged(gdn_dist_layer *l, int32_t count, int32_t tag,
     return gdni_stream_wait(context, stream, what);
 }
 
+/* As pointers to the device's memory, which the stream may still be using. */
+static gdn_status exchange_direct(gdn_dist_layer *l, int32_t count, int32_t tag, const char *what,
+                                  gdn_stream stream) {
+    GDN_TRY(gdni_stream_wait(l->plan->context, stream, what));
+    return exchange_on_host(l, count, tag, what);
+}
+
 static gdn_status exchange(gdn_dist_layer *l, int32_t count, int32_t tag, const char *what,
                            gdn_stream stream) {
     gdn_transport *t = l->plan->group;
@@ -82,6 +89,8 @@ static gdn_status exchange(gdn_dist_layer *l, int32_t count, int32_t tag, const 
         return GDN_STATUS_OK;
     if (!l->plan->on_device)
         return exchange_on_host(l, count, tag, what);
+    if (l->direct)
+        return exchange_direct(l, count, tag, what, stream);
     return l->pinned ? exchange_staged(l, count, tag, what, stream)
                      : t->device_exchange(t, l->messages, count, stream);
 }

@@ -74,6 +74,9 @@ static gdn_status find_device_memory(gdn_dist_layer *l, const gdn_context *conte
     GDN_TRY(gdni_device_copy(context, l->device_cu_seqlens, l->plan->cu_seqlens, bytes));
     if (l->plan->group->device_exchange || staged == 0)
         return GDN_STATUS_OK;
+    l->direct = l->plan->dist->direct;
+    if (l->direct)
+        return GDN_STATUS_OK;
     return gdni_pinned_allocate(context, staged, (void **)&l->pinned);
 }
 

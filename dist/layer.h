@@ -18,6 +18,7 @@ struct gdn_dist_layer {
     void **rows;                  /* [ranks] theirs on the device, while they are staged */
     int64_t *device_cu_seqlens;   /* on a device, the plan's; else NULL */
     char *pinned;                 /* where rows of a device are staged; else NULL */
+    int32_t direct;               /* MPI takes rows where they lie on the device */
     int32_t sending;              /* MPI has not said yet that rows have left */
     size_t row_bytes, halo_bytes, incoming_bytes;
     gdn_sizes inner, sizes;                /* inner: the layer's own */

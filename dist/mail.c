@@ -81,6 +81,16 @@ gdn_status gdni_mail_send_others(gdni_mail *mail, const int32_t *final, const vo
     return t->send(t, mail->peer, mail->tag, start, (size_t)(end - start), &mail->second);
 }
 
+gdn_status gdni_mail_send_apart(gdni_mail *mail, const void *states) {
+    gdn_transport *t = mail->plan->group;
+    header *head = (header *)(void *)mail->buffer;
+    memset(head, 0, mail->plan->header_bytes);
+    head->call = mail->plan->calls;
+    mail->bytes += (int64_t)(mail->plan->header_bytes + mail->plan->states_bytes);
+    GDN_TRY(t->send(t, mail->peer, mail->tag, head, mail->plan->header_bytes, &mail->first));
+    return t->send(t, mail->peer, mail->tag, states, mail->plan->states_bytes, &mail->second);
+}
+
 gdn_status gdni_mail_sent(gdni_mail *mail) {
     gdn_transport *t = mail->plan->group;
     GDN_TRY(t->wait(t, &mail->first, mail->what, NULL));
@@ -103,29 +113,52 @@ static void unpack(const gdni_mail *mail, int32_t which, const char *from, char 
         }
 }
 
-gdn_status gdni_mail_receive(gdni_mail *mail, void *states) {
+/* The header, and what came with it. */
+static gdn_status receive_first(gdni_mail *mail, size_t *received) {
     const gdn_dist_plan *plan = mail->plan;
     gdn_transport *t = plan->group;
     const header *head = (const header *)(const void *)mail->buffer;
-    const size_t Hv = (size_t)plan->problem.Hv;
-    size_t got = 0, more = 0;
+    size_t got = 0;
     GDN_TRY(t->wait(t, &mail->first, mail->what, &got));
-    if (got < plan->header_bytes || head->call != plan->calls || head->finals > Hv ||
+    *received = got;
+    if (got < plan->header_bytes || head->call != plan->calls ||
+        head->finals > (size_t)plan->problem.Hv ||
         got != plan->header_bytes + plan->head_bytes * head->finals)
         return gdni_fail(GDN_STATUS_COMM_ERROR,
                          "%s: rank %d of the sequence sent %zu bytes of call %u, expected those of "
                          "call %u: the ranks do not make the same calls",
                          mail->what, mail->peer, got, got >= sizeof(*head) ? head->call : 0,
                          plan->calls);
-    const size_t others = plan->head_bytes * (Hv - head->finals);
+    return GDN_STATUS_OK;
+}
+
+static gdn_status receive_second(gdni_mail *mail, void *states, size_t bytes) {
+    gdn_transport *t = mail->plan->group;
+    size_t got = 0;
+    GDN_TRY(t->receive(t, mail->peer, mail->tag, states, bytes, &mail->second));
+    GDN_TRY(t->wait(t, &mail->second, mail->what, &got));
+    if (got != bytes)
+        return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: %zu bytes came, expected %zu", mail->what, got,
+                         bytes);
+    return GDN_STATUS_OK;
+}
+
+gdn_status gdni_mail_receive(gdni_mail *mail, void *states) {
+    const gdn_dist_plan *plan = mail->plan;
+    const header *head = (const header *)(const void *)mail->buffer;
+    size_t got = 0;
+    GDN_TRY(receive_first(mail, &got));
+    const size_t others = plan->head_bytes * ((size_t)plan->problem.Hv - head->finals);
     unpack(mail, 1, mail->buffer + plan->header_bytes, states);
     if (others == 0)
         return GDN_STATUS_OK;
-    GDN_TRY(t->receive(t, mail->peer, mail->tag, mail->buffer + got, others, &mail->second));
-    GDN_TRY(t->wait(t, &mail->second, mail->what, &more));
-    if (more != others)
-        return gdni_fail(GDN_STATUS_COMM_ERROR, "%s: %zu bytes came, expected %zu", mail->what,
-                         more, others);
+    GDN_TRY(receive_second(mail, mail->buffer + got, others));
     unpack(mail, 0, mail->buffer + got, states);
     return GDN_STATUS_OK;
+}
+
+gdn_status gdni_mail_receive_apart(gdni_mail *mail, void *states) {
+    size_t got = 0;
+    GDN_TRY(receive_first(mail, &got));
+    return receive_second(mail, states, mail->plan->states_bytes);
 }

@@ -24,7 +24,7 @@ struct gdn_dist_plan {
     gdn_problem problem; /* this rank's part, defaults filled in */
     gdn_shard_part part;
     int32_t on_device;      /* tensors are memory of the context's device */
-    gdni_staging *staging;  /* on a device, where messages pass through the host; else NULL */
+    gdni_staging *staging;  /* on a device, where messages go over MPI; else NULL */
     int64_t *cu_seqlens;    /* [problem.N + 1] */
     int64_t *firsts;        /* [ranks + 1]: first token of each rank, T last */
     int64_t sequence_start; /* of the first sequence, in tokens of the whole batch */
@@ -102,6 +102,9 @@ gdn_status gdni_mail_send_others(gdni_mail *mail, const int32_t *final, const vo
 gdn_status gdni_mail_sent(gdni_mail *mail); /* waits */
 gdn_status gdni_mail_expect(gdni_mail *mail);
 gdn_status gdni_mail_receive(gdni_mail *mail, void *states);
+/* The header, and [Hv, K, V] states from and to where they lie, which may be memory of a device. */
+gdn_status gdni_mail_send_apart(gdni_mail *mail, const void *states);
+gdn_status gdni_mail_receive_apart(gdni_mail *mail, void *states);
 
 /* out[h] += exp(log_decay[h]) M[h] in[h] (M[h]^T if transposed) for the heads that are not final.
  */
@@ -118,7 +121,8 @@ gdn_status gdni_device_forward(gdn_dist_plan *plan, gdn_tensors *tensors,
 gdn_status gdni_device_backward(gdn_dist_plan *plan, gdn_tensors *tensors,
                                 const gdni_dist_memory *memory, gdn_stream stream);
 
-/* Page-locked memory that states pass through on their way to MPI and back. */
+/* Page-locked memory for mail, and for states on their way to MPI and back unless it takes memory
+ * of devices. */
 gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **staging);
 void gdni_staging_destroy(const gdn_context *context, gdni_staging *staging);
 

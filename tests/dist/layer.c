@@ -1,12 +1,15 @@
 /*
- * layer FIRST COUNT [portable|hopper [nccl]]: random layers over random shards, against the layer
- * on one rank in float64. On the CPU and the reference backend; or on the cuda backend, whose
+ * layer FIRST COUNT [portable|hopper [nccl|direct]]: random layers over random shards, against the
+ * layer on one rank in float64. On the CPU and the reference backend; or on the cuda backend, whose
  * devices the ranks share, with messages staged through the host; hopper: K = V = 128. On one rank
  * they are bit for bit those of the plain calls. nccl: a device a rank, and the same bits as
- * staged.
+ * staged; direct: MPI gets pointers to memory of the device, and the same bits.
  */
 #include "check/check.h"
 #include "problem.h"
+#ifdef GDNI_HAVE_CUDA
+#include "managed.h"
+#endif
 
 enum {
     WEIGHTS = 9,
@@ -341,8 +344,16 @@ static void check_part(gdn_dist *dist, const layer_batch *b, const gdn_shard *sh
     }
 }
 
-/* nccl: the same ranks over NCCL, or NULL. */
-static void check_layer(gdn_dist *dist, gdn_dist *nccl, const gdn_context *context,
+/* For what runs over this group: managed where its messages are neither staged nor NCCL's. */
+static void use_memory(gdn_dist *other) {
+#ifdef GDNI_HAVE_CUDA
+    const int direct = other && !gdn_dist_transport(other, GDN_DIST_SEQUENCE)->device_send;
+    machine_memory = direct ? machine_managed : NULL;
+#endif
+}
+
+/* other: the same ranks over NCCL, or direct; or NULL. */
+static void check_layer(gdn_dist *dist, gdn_dist *other, const gdn_context *context,
                         const layer_batch *b, const gdn_shard *shard, gdn_dtype dtype, int index) {
     const int32_t ranks = gdn_dist_ranks(dist, GDN_DIST_SEQUENCE);
     char name[96];
@@ -354,8 +365,10 @@ static void check_layer(gdn_dist *dist, gdn_dist *nccl, const gdn_context *conte
         compare_bits(b, &x, &y, name, "of the plain calls");
         free_part(&y);
     }
-    if (nccl) {
-        layer_part y = run_layer(nccl, context, b, shard, dtype, 0);
+    if (other) {
+        use_memory(other);
+        layer_part y = run_layer(other, context, b, shard, dtype, 0);
+        use_memory(NULL);
         compare_bits(b, &x, &y, name, "of staged messages");
         free_part(&y);
     }
@@ -363,12 +376,12 @@ static void check_layer(gdn_dist *dist, gdn_dist *nccl, const gdn_context *conte
     free_part(&x);
 }
 
-static void check_backends(gdn_dist *dist, gdn_dist *nccl, const gdn_context *cuda,
+static void check_backends(gdn_dist *dist, gdn_dist *other, const gdn_context *cuda,
                            const layer_batch *b, const gdn_shard *shard, int index) {
     if (cuda) {
-        check_layer(dist, nccl, cuda, b, shard, GDN_DTYPE_BF16, index);
+        check_layer(dist, other, cuda, b, shard, GDN_DTYPE_BF16, index);
         if (b->layer.K < 128)
-            check_layer(dist, nccl, cuda, b, shard, GDN_DTYPE_FP32, index);
+            check_layer(dist, other, cuda, b, shard, GDN_DTYPE_FP32, index);
         return;
     }
     gdn_context *context = open_context(dist, GDN_BACKEND_REFERENCE, GDN_KERNELS_AUTO);
@@ -382,7 +395,13 @@ static void check_backends(gdn_dist *dist, gdn_dist *nccl, const gdn_context *cu
 }
 
 int main(int argc, char **argv) {
-    gdn_dist *dist = test_begin(20.0, 0), *nccl = NULL;
+    const int direct = argc > 4 && !strcmp(argv[4], "direct");
+#ifdef GDNI_HAVE_CUDA
+    if (direct)
+        managed_begin();
+#endif
+    gdn_dist_config config = GDN_DIST_CONFIG_INIT;
+    gdn_dist *dist = test_begin(20.0, 0), *other = NULL;
     gdn_context *cuda = NULL;
     const int first = argc > 1 ? atoi(argv[1]) : 1, count = argc > 2 ? atoi(argv[2]) : 1;
     const place where = argc < 4 ? HOST : !strcmp(argv[3], "hopper") ? HOPPER : PORTABLE;
@@ -390,14 +409,16 @@ int main(int argc, char **argv) {
     const int32_t ranks = gdn_dist_ranks(dist, GDN_DIST_SEQUENCE);
     if (where != HOST && gdn_device_count() == 0)
         return test_skip(dist, "no CUDA device here");
-    if (argc > 4 && gdn_device_count() < ranks)
+    if (argc > 4 && !direct && gdn_device_count() < ranks)
         return test_skip(dist, "NCCL wants a CUDA device for each rank");
     if (where != HOST)
         cuda = open_context(dist, GDN_BACKEND_CUDA,
                             where == HOPPER ? GDN_KERNELS_AUTO : GDN_KERNELS_PORTABLE);
     if (argc > 4) {
-        must(dist, gdn_dist_create(&nccl, NULL));
-        must(dist, gdn_dist_use_nccl(nccl, cuda, NULL));
+        config.device_messages = direct ? GDN_DIST_DIRECT : GDN_DIST_STAGED;
+        must(dist, gdn_dist_create(&other, &config));
+        if (!direct)
+            must(dist, gdn_dist_use_nccl(other, cuda, NULL));
     }
     for (int i = first; i < first + count; ++i) {
         harness_random r = {(uint64_t)i};
@@ -408,10 +429,10 @@ int main(int argc, char **argv) {
         shard.cu_seqlens = b.cu_seqlens;
         draw_shard(&shard, &r, rank, ranks);
         solve_layer(dist, &b);
-        check_backends(dist, nccl, cuda, &b, &shard, i);
+        check_backends(dist, other, cuda, &b, &shard, i);
         free_layer(&b);
     }
-    gdn_dist_destroy(nccl);
+    gdn_dist_destroy(other);
     gdn_context_destroy(cuda);
     return test_finish(dist);
 }

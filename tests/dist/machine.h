@@ -26,6 +26,14 @@ static inline gdn_status machine_open(const machine *m, int32_t rank, gdn_contex
     return gdn_context_create(context, &config);
 }
 
+/* Where a test's memory of a device comes from; NULL: the library. */
+static gdn_status (*machine_memory)(size_t bytes, void **data);
+
+static inline gdn_status machine_allocate(const gdn_context *context, size_t bytes, void **data) {
+    return machine_memory ? machine_memory(bytes, data)
+                          : gdni_device_allocate(context, bytes, data);
+}
+
 static inline int on_device(const gdn_context *context) {
     return gdn_context_backend(context) == GDN_BACKEND_CUDA;
 }
@@ -35,7 +43,7 @@ static inline gdn_status put(const gdn_context *context, void *host, size_t byte
     *data = host;
     if (!host || !on_device(context))
         return GDN_STATUS_OK;
-    const gdn_status status = gdni_device_allocate(context, bytes, data);
+    const gdn_status status = machine_allocate(context, bytes, data);
     return status == GDN_STATUS_OK && bytes ? gdni_device_copy(context, *data, host, bytes)
                                             : status;
 }
@@ -53,7 +61,7 @@ static inline gdn_status take_back(const gdn_context *context, void *host, size_
 /* Memory of the context's, every bit of it set, and its end. */
 static inline gdn_status reserve(const gdn_context *context, size_t bytes, void **data) {
     if (on_device(context))
-        return gdni_device_allocate(context, bytes, data);
+        return machine_allocate(context, bytes, data);
     *data = aligned_alloc(256, (bytes + 256) / 256 * 256);
     if (!*data)
         return GDN_STATUS_OUT_OF_MEMORY;

@@ -118,6 +118,41 @@ static void check_messages(gdn_dist *dist, const gdn_context *context, gdn_strea
     free(came);
 }
 
+/* All to all at once, each rank in an order of its own. */
+static void check_exchange(gdn_dist *dist, const gdn_context *context, gdn_stream stream) {
+    gdn_transport *t = gdn_dist_transport(dist, GDN_DIST_WORLD);
+    const size_t bytes = sizeof(float) * COUNT;
+    float *host = need(bytes);
+    gdn_device_message messages[128];
+    void *sent = NULL, *received = NULL;
+    int32_t count = 0;
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < COUNT; ++i)
+        host[i] = number(t->rank, i);
+    must(dist, put(context, host, bytes, &sent));
+    must(dist, reserve(context, bytes * (size_t)t->ranks, &received));
+    for (int32_t i = 1; i < t->ranks; ++i) {
+        const int32_t to = (t->rank + i) % t->ranks;
+        const int32_t from = (t->rank + (t->rank % 2 ? i : t->ranks - i)) % t->ranks;
+        messages[count++] = (gdn_device_message){to, 1, sent, bytes};
+        messages[count++] =
+            (gdn_device_message){from, 0, (char *)received + bytes * (size_t)from, bytes};
+    }
+    must(dist, t->device_exchange(t, messages, count, stream));
+    must(dist, gdni_stream_wait(context, stream, "test: an exchange"));
+    for (int32_t r = 0; r < t->ranks; ++r) {
+        if (r == t->rank)
+            continue;
+        must(dist, gdni_device_copy(context, host, (char *)received + bytes * (size_t)r, bytes));
+        for (int64_t i = 0; i < COUNT; ++i)
+            wrong += host[i] != number(r, i);
+    }
+    CHECK(wrong == 0, "%lld numbers of an exchange came wrong", (long long)wrong);
+    gdni_device_release(context, sent);
+    gdni_device_release(context, received);
+    free(host);
+}
+
 static void check_group(gdn_dist *dist, const gdn_context *context, const void *communicator) {
     gdn_stream stream = NULL;
     must(dist, gdn_dist_use_nccl(dist, context, communicator));
@@ -128,6 +163,7 @@ static void check_group(gdn_dist *dist, const gdn_context *context, const void *
         check_sum(dist, context, stream, (gdn_dist_group)group);
     for (int graph = 0; graph < 2; ++graph)
         check_messages(dist, context, stream, graph);
+    check_exchange(dist, context, stream);
     gdni_stream_destroy(context, stream);
 }
 
