@@ -365,9 +365,11 @@ static gdn_status make_communicators(struct gdni_nccl *n, const ncclComm_t *give
     config.blocking = n->dist->on_failure == GDN_DIST_END_JOB;
     if (given)
         GDN_TRY(split(n, *given, 0, world->rank, all, &config));
-    else
-        GDN_TRY(settle(n, ncclCommInitRankConfig(all, world->ranks, *id, world->rank, &config),
-                       function, *all));
+    else {
+        const ncclResult_t begun =
+            ncclCommInitRankConfig(all, world->ranks, *id, world->rank, &config);
+        GDN_TRY(settle(n, begun, function, *all));
+    }
     GDN_TRY(split(n, *all, group, place, &g[GDN_DIST_SEQUENCE].communicator, &config));
     GDN_TRY(split(n, *all, place, group, &g[GDN_DIST_DATA].communicator, &config));
     g[GDN_DIST_SEQUENCE].first = world->rank - place;
