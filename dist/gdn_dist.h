@@ -142,9 +142,9 @@ typedef enum gdn_dist_failure {
 } gdn_dist_failure;
 
 /*
- * With GDN_DIST_RETURN a program goes on after a failure, as far as MPI lets it (Open MPI's mpirun
- * ends a job itself when one of its processes dies). The group has then failed on every rank that
- * still answers, within `deadline` of the cause where a rank is silent:
+ * With GDN_DIST_RETURN a program goes on after a failure. (Where a process dies Open MPI's mpirun
+ * ends the job itself, unless it was started with --enable-recovery.) The group has then failed on
+ * every rank that still answers, within `deadline` of the cause where a rank is silent:
  *
  *   calls that wait        come back with COMM_ERROR and the line that END_JOB would have printed,
  *                          and so does every later call; gdn_dist_check() asks for it
@@ -156,8 +156,9 @@ typedef enum gdn_dist_failure {
  *
  * Then: wait for the streams, destroy graphs that hold messages of the group (none may be launched
  * any more; NCCL waits for their end), destroy layers and plans, gdn_dist_destroy(), which no
- * longer waits for other ranks. Those that are left may make a new group. A rank that has failed by
- * itself says so by gdn_dist_fail().
+ * longer waits for other ranks. Those that are left may make a new group over a communicator of
+ * theirs; MPI_Finalize, though, wants all ranks, and is best left out (_exit) where some are gone.
+ * A rank that has failed by itself says so by gdn_dist_fail().
  */
 typedef struct gdn_dist_config {
     size_t size;

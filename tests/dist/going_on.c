@@ -1,8 +1,9 @@
 /*
- * going_on [nccl]: groups whose failures come back (GDN_DIST_RETURN). Again and again ranks work
- * together until one of them fails; each of the others is told so in time, by the same line, frees
- * all it has, and the ranks go on with a new group. nccl: each rank on a CUDA device of its own,
- * and messages over NCCL, which are aborted.
+ * going_on [nccl] [killed VICTIM]: groups whose failures come back (GDN_DIST_RETURN). Again and
+ * again ranks work together until one of them fails; each of the others is told so in time, by the
+ * same line, frees all it has, and the ranks go on with a new group. nccl: each rank on a CUDA
+ * device of its own, and messages over NCCL, which are aborted. killed: once, by a process that
+ * dies, under an mpirun that does not mind; the others end without MPI_Finalize, which wants all.
  */
 #include "work.h"
 
@@ -24,20 +25,22 @@ typedef enum mode {
     NOT_A_NUMBER, /* in a state on its way to the right, where NCCL does not look for it */
     BUSY,
     LEAVE, /* destroys a good group while others work */
-    MODES
+    MODES,
+    KILLED = MODES
 } mode;
 
-static const char *const names[MODES] = {"stop", "fail", "argument", "nan", "busy", "leave"};
+static const char *const names[] = {"stop", "fail", "argument", "nan", "busy", "leave", "killed"};
 /* What the others are told, with the victim's rank. */
-static const char *const lines[MODES] = {"rank %d stopped answering for",
-                                         "rank %d: the disk is full",
-                                         "rank %d: gdn_dist_forward: saved is NULL",
-                                         "rank %d: gdn_dist_forward: the exit state of head 0",
-                                         "rank %d keeps rank",
-                                         "in vain, as all ranks wait"};
+static const char *const lines[] = {"rank %d stopped answering for",
+                                    "rank %d: the disk is full",
+                                    "rank %d: gdn_dist_forward: saved is NULL",
+                                    "rank %d: gdn_dist_forward: the exit state of head 0",
+                                    "rank %d keeps rank",
+                                    "in vain, as all ranks wait",
+                                    "rank %d stopped answering for"};
 /* How long that takes at most, with half a second for a busy machine. */
-static const double limits[MODES] = {DEADLINE + 1.0,    1.0, 1.0, 1.0, 2 * DEADLINE + 1.5,
-                                     2 * DEADLINE + 1.5};
+static const double limits[] = {DEADLINE + 1.0,     1.0,           1.0, 1.0, 2 * DEADLINE + 1.5,
+                                2 * DEADLINE + 1.5, DEADLINE + 1.0};
 
 static double now(void) {
     struct timespec t;
@@ -67,6 +70,8 @@ static gdn_dist *open_group(void) {
 static void fail(work *w, mode m) {
     if (m == STOP)
         raise(SIGSTOP);
+    else if (m == KILLED)
+        raise(SIGKILL);
     else if (m == FAIL)
         gdn_dist_fail(w->dist, "the disk is full");
     else if (m == ARGUMENT)
@@ -149,8 +154,15 @@ static void try(mode m, int victim, int nccl) {
         kill(pids[victim], SIGCONT);
 }
 
+static int has_victim(mode m, int victim, int nccl) {
+    if (m == NOT_A_NUMBER)
+        return !nccl && victim == 0;
+    return m < BUSY || victim > 0; /* those take long */
+}
+
 int main(int argc, char **argv) {
     const int nccl = argc > 1 && !strcmp(argv[1], "nccl");
+    const int killed = argc > 2 && !strcmp(argv[argc - 2], "killed");
     int32_t started = 0;
     if (gdn_dist_start(30.0, &started) || !started)
         return 99;
@@ -159,9 +171,15 @@ int main(int argc, char **argv) {
     if (nccl && gdn_device_count() < ranks)
         return test_skip(dist, "NCCL wants a CUDA device for each rank");
     gdn_dist_destroy(dist);
+    if (killed) {
+        try(KILLED, atoi(argv[argc - 1]), nccl);
+        const int code = harness_finish();
+        fflush(stdout);
+        _exit(code);
+    }
     for (int m = 0; m < MODES; ++m)
         for (int victim = 0; victim < ranks; victim += ranks - 1)
-            if (m != NOT_A_NUMBER || (!nccl && victim == 0))
+            if (has_victim((mode)m, victim, nccl))
                 try((mode)m, victim, nccl);
     return test_finish(open_group());
 }
