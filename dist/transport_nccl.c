@@ -77,9 +77,11 @@ static gdn_status nccl_fail(ncclResult_t result, const char *what, ncclComm_t co
  */
 
 /* Waits for what NCCL does in the background, unless the group fails meanwhile. communicator: the
- * one that is asked. */
+ * one that is asked, also where the call itself has not said that it goes on. */
 static gdn_status settle(const struct gdni_nccl *n, ncclResult_t result, const char *what,
                          ncclComm_t communicator) {
+    if (result == ncclSuccess && n->dist->on_failure == GDN_DIST_RETURN)
+        result = ncclInProgress;
     for (int round = 0; result == ncclInProgress; ++round) {
         GDN_TRY(gdni_watch_failure(n->dist->watch, what));
         if (round < SPINS)
@@ -343,13 +345,15 @@ static gdn_status introduce(gdn_dist *dist, const introduction *mine, ncclUnique
     return status;
 }
 
-/* NCCL may write the new communicator as long as the old one is busy with it. */
+/* NCCL may write the new communicator as long as the old one is busy with it, which only that one
+ * says. */
 static gdn_status split(struct gdni_nccl *n, ncclComm_t from, int color, int key, ncclComm_t *made,
                         ncclConfig_t *config) {
     n->splitting = from;
-    GDN_TRY(settle(n, ncclCommSplit(from, color, key, made, config), "gdn_dist_use_nccl", from));
+    const ncclResult_t begun = ncclCommSplit(from, color, key, made, config);
+    GDN_TRY(settle(n, begun == ncclSuccess ? ncclInProgress : begun, "gdn_dist_use_nccl", from));
     n->splitting = NULL;
-    return settle(n, ncclInProgress, "gdn_dist_use_nccl", *made);
+    return GDN_STATUS_OK;
 }
 
 /* The communicator of all ranks, then those split off it. */
