@@ -247,6 +247,20 @@ GDN_API int32_t gdn_dist_nccl_version(void);
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_use_nccl(gdn_dist *dist, const gdn_context *context,
                                                       const void *communicator);
 
+/*
+ * Collective over all ranks, after gdn_dist_use_nccl: memory of the device for what messages and
+ * sums are handed over in again and again (workspace, saved, a layer's activations, gradients). It
+ * is NCCL's (ncclMemAlloc) and registered with the group's communicators, so that NCCL moves it
+ * without a copy of its own where it can. bytes: the same on all ranks. For one message, or one
+ * sum, either all of its ranks use such memory or none does. Collective check: bytes. It is the
+ * caller's until gdn_dist_release, or goes with the group, after a failure always. Errors:
+ * NO_BACKEND (not in this build), UNSUPPORTED (NCCL before 2.19), INVALID_ARGUMENT, OUT_OF_MEMORY,
+ * COMM_ERROR.
+ */
+GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_allocate(gdn_dist *dist, size_t bytes, void **memory);
+/* Of this rank alone; the device no longer uses it. NULL is fine. */
+GDN_API void gdn_dist_release(gdn_dist *dist, void *memory);
+
 /* What this rank is doing, for the line about it should it fall silent ("writing step 100"). */
 GDN_API void gdn_dist_note(gdn_dist *dist, const char *doing);
 

@@ -43,6 +43,8 @@ gdn_status gdni_all_reduce(gdn_transport *transport, gdn_dtype dtype, void *data
 
 int32_t gdni_nccl_device(const struct gdni_nccl *nccl); /* -1 without */
 gdn_status gdni_nccl_check(struct gdni_nccl *nccl);     /* what has failed so far */
+/* Frees what gdn_dist_allocate has made. NCCL wants the other ranks for that: before they go. */
+void gdni_nccl_release(struct gdni_nccl *nccl);
 /* After the watch has stopped. failed: what is under way is aborted. */
 void gdni_nccl_destroy(struct gdni_nccl *nccl, int32_t failed);
 

@@ -41,6 +41,13 @@ typedef struct device_group {
     int32_t first, step; /* rank in the whole job of rank 0, and from one to the next */
 } device_group;
 
+/* Memory that NCCL has made. */
+typedef struct block {
+    void *memory;
+    void *handles[GDNI_GROUPS]; /* of its registration; NULL: none */
+    struct block *next;
+} block;
+
 struct gdni_nccl {
     gdn_dist *dist;
     const gdn_context *context;
@@ -52,6 +59,7 @@ struct gdni_nccl {
     pthread_mutex_t lock; /* of the communicators: the calls' thread and the watch's */
     int32_t aborted;
     ncclComm_t splitting; /* NULL: none is */
+    block *blocks;
     /* Of the watch's thread: the mark it saw last, and since when. */
     uint32_t seen;
     double since;
@@ -202,6 +210,110 @@ static gdn_status device_all_reduce(gdn_transport *t, gdn_dtype dtype, void *dat
                                        dtype == GDN_DTYPE_FP64 ? ncclFloat64 : ncclFloat32, ncclSum,
                                        g->communicator, g->nccl->stream),
                          "ncclAllReduce", g->communicator));
+}
+
+/* ---- Registered memory -------------------------------------------------------------------------
+ */
+
+/* First version of NCCL that has it. */
+enum {
+    NCCL_REGISTERS = 21900
+};
+
+static gdn_status check_bytes(const gdn_dist *dist, size_t bytes, void *const *memory) {
+    static const char *const function = "gdn_dist_allocate";
+    GDNI_REQUIRE(memory != NULL, "%s: memory is NULL", function);
+    GDNI_REQUIRE(dist->nccl != NULL, "%s: expected gdn_dist_use_nccl before it", function);
+    GDNI_REQUIRE(bytes > 0, "%s: bytes is 0", function);
+    if (NCCL_VERSION_CODE < NCCL_REGISTERS || gdn_dist_nccl_version() < NCCL_REGISTERS)
+        return gdni_fail(GDN_STATUS_UNSUPPORTED, "%s: NCCL's version is %d, expected %d or later",
+                         function, gdn_dist_nccl_version(), NCCL_REGISTERS);
+    return GDN_STATUS_OK;
+}
+
+#if NCCL_VERSION_CODE >= 21900
+static gdn_status make_block(struct gdni_nccl *n, size_t bytes, block **out) {
+    static const char *const function = "gdn_dist_allocate";
+    block *b = calloc(1, sizeof(*b));
+    if (!b)
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: no memory", function);
+    const ncclResult_t made = ncclMemAlloc(&b->memory, bytes);
+    if (made != ncclSuccess) {
+        free(b);
+        return gdni_fail(GDN_STATUS_OUT_OF_MEMORY, "%s: %zu bytes: NCCL: %s", function, bytes,
+                         ncclGetErrorString(made));
+    }
+    b->next = n->blocks;
+    n->blocks = b;
+    *out = b;
+    for (int i = 0; i < GDNI_GROUPS; ++i)
+        NCCL_TRY(ncclCommRegister(n->groups[i].communicator, b->memory, bytes, &b->handles[i]),
+                 function, n->groups[i].communicator);
+    return GDN_STATUS_OK;
+}
+
+static void release_block(struct gdni_nccl *n, block **place) {
+    block *b = *place;
+    *place = b->next;
+    for (int i = 0; !n->aborted && i < GDNI_GROUPS; ++i)
+        if (b->handles[i])
+            ncclCommDeregister(n->groups[i].communicator, b->handles[i]);
+    ncclMemFree(b->memory);
+    free(b);
+}
+#else
+static gdn_status make_block(struct gdni_nccl *n, size_t bytes, block **out) {
+    return GDN_STATUS_UNSUPPORTED;
+}
+static void release_block(struct gdni_nccl *n, block **place) {}
+#endif
+
+gdn_status gdn_dist_allocate(gdn_dist *dist, size_t bytes, void **memory) {
+    static const char *const function = "gdn_dist_allocate";
+    char text[64];
+    block *b = NULL;
+    int before = 0;
+    GDNI_REQUIRE(dist != NULL, "%s: dist is NULL", function);
+    snprintf(text, sizeof(text), "bytes %zu", bytes);
+    GDN_TRY(gdn_dist_agree(dist, GDN_DIST_WORLD, check_bytes(dist, bytes, memory), function, text));
+    GDN_TRY(gdni_dist_begin(dist, function));
+    gdn_status status = take(dist->nccl);
+    if (status == GDN_STATUS_OK) {
+        status = gdni_device_enter(dist->nccl->context, &before);
+        if (status == GDN_STATUS_OK) {
+            status = make_block(dist->nccl, bytes, &b);
+            gdni_device_leave(before);
+        }
+        pthread_mutex_unlock(&dist->nccl->lock);
+    }
+    *memory = b ? b->memory : NULL;
+    return gdni_dist_end(dist, status);
+}
+
+void gdni_nccl_release(struct gdni_nccl *n) {
+    int before = 0;
+    if (!n || !n->blocks || gdni_device_enter(n->context, &before) != GDN_STATUS_OK)
+        return;
+    while (n->blocks)
+        release_block(n, &n->blocks);
+    gdni_device_leave(before);
+}
+
+void gdn_dist_release(gdn_dist *dist, void *memory) {
+    int before = 0;
+    /* After a failure the lock may wait for the caller's graphs. */
+    if (!dist || !dist->nccl || !memory || gdni_watch_has_failed(dist->watch))
+        return;
+    struct gdni_nccl *n = dist->nccl;
+    pthread_mutex_lock(&n->lock);
+    block **place = &n->blocks;
+    while (*place && (*place)->memory != memory)
+        place = &(*place)->next;
+    if (*place && gdni_device_enter(n->context, &before) == GDN_STATUS_OK) {
+        release_block(n, place);
+        gdni_device_leave(before);
+    }
+    pthread_mutex_unlock(&n->lock);
 }
 
 /* ---- The watch's questions ---------------------------------------------------------------------
@@ -456,6 +568,7 @@ void gdni_nccl_destroy(struct gdni_nccl *n, int32_t failed) {
         return;
     if (failed)
         abort_communicators(n);
+    gdni_nccl_release(n);
     for (int i = GDNI_GROUPS; !n->aborted && i-- > 0;)
         if (n->groups[i].communicator)
             ncclCommDestroy(n->groups[i].communicator);

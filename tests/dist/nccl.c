@@ -90,9 +90,10 @@ static void pass_on_in_graph(gdn_dist *dist, const void *sent, void *received, g
     must_cuda(dist, cudaGraphDestroy(graph));
 }
 
-/* What was sent is overwritten as soon as the stream may; graph: by graphs. */
-static void check_messages(gdn_dist *dist, const gdn_context *context, gdn_stream stream,
-                           int graph) {
+/* What was sent is overwritten as soon as the stream may; graph: by graphs; registered: in memory
+ * of NCCL's. */
+static void check_messages(gdn_dist *dist, const gdn_context *context, gdn_stream stream, int graph,
+                           int registered) {
     gdn_transport *t = gdn_dist_transport(dist, GDN_DIST_WORLD);
     const size_t bytes = sizeof(float) * COUNT;
     float *host = need(bytes), *came = need(bytes);
@@ -100,20 +101,31 @@ static void check_messages(gdn_dist *dist, const gdn_context *context, gdn_strea
     int64_t wrong = 0;
     for (int64_t i = 0; i < COUNT; ++i)
         host[i] = number(t->rank, i);
-    must(dist, put(context, host, bytes, &sent));
-    must(dist, reserve(context, bytes, &received));
+    if (registered) {
+        must(dist, gdn_dist_allocate(dist, bytes, &sent));
+        must(dist, gdn_dist_allocate(dist, bytes, &received));
+        must(dist, gdni_device_copy(context, sent, host, bytes));
+    } else {
+        must(dist, put(context, host, bytes, &sent));
+        must(dist, reserve(context, bytes, &received));
+    }
     for (int round = 0; !graph && round < 20; ++round)
         pass_on(dist, sent, received, stream);
     if (graph)
         pass_on_in_graph(dist, sent, received, stream);
     must(dist, gdni_stream_zero(context, sent, bytes, stream));
     must(dist, gdni_stream_wait(context, stream, "test: messages"));
-    must(dist, take_back(context, came, bytes, received));
+    must(dist, gdni_device_copy(context, came, received, bytes));
     for (int64_t i = 0; t->rank > 0 && i < COUNT; ++i)
         wrong += came[i] != number(t->rank - 1, i);
-    CHECK(wrong == 0, "%lld of %d numbers came wrong%s", (long long)wrong, COUNT,
-          graph ? " by graphs" : "");
-    gdni_device_release(context, sent);
+    CHECK(wrong == 0, "%lld of %d numbers came wrong%s%s", (long long)wrong, COUNT,
+          graph ? " by graphs" : "", registered ? " in registered memory" : "");
+    if (registered) {
+        gdn_dist_release(dist, sent); /* the other goes with the group */
+    } else {
+        gdni_device_release(context, sent);
+        gdni_device_release(context, received);
+    }
     free(host);
     free(came);
 }
@@ -153,6 +165,19 @@ static void check_exchange(gdn_dist *dist, const gdn_context *context, gdn_strea
     free(host);
 }
 
+/* On all ranks alike, and the group stays good. */
+static void check_sizes(gdn_dist *dist) {
+    void *memory = NULL;
+    const size_t mine = 1000 + (size_t)gdn_dist_rank(dist, GDN_DIST_WORLD);
+    CHECK(gdn_dist_allocate(dist, 0, &memory) == GDN_STATUS_INVALID_ARGUMENT &&
+              strstr(gdn_last_error(), "bytes is 0"),
+          "no bytes: %s", gdn_last_error());
+    if (gdn_dist_ranks(dist, GDN_DIST_WORLD) > 1)
+        CHECK(gdn_dist_allocate(dist, mine, &memory) == GDN_STATUS_INVALID_ARGUMENT &&
+                  strstr(gdn_last_error(), "\"bytes 1000\" on rank 0, \"bytes 1001\" on rank 1"),
+              "other sizes: %s", gdn_last_error());
+}
+
 static void check_group(gdn_dist *dist, const gdn_context *context, const void *communicator) {
     gdn_stream stream = NULL;
     must(dist, gdn_dist_use_nccl(dist, context, communicator));
@@ -161,8 +186,9 @@ static void check_group(gdn_dist *dist, const gdn_context *context, const void *
     must(dist, gdni_stream_create(context, &stream));
     for (int group = GDN_DIST_WORLD; group <= GDN_DIST_DATA; ++group)
         check_sum(dist, context, stream, (gdn_dist_group)group);
-    for (int graph = 0; graph < 2; ++graph)
-        check_messages(dist, context, stream, graph);
+    for (int i = 0; i < 4; ++i)
+        check_messages(dist, context, stream, i % 2, i / 2);
+    check_sizes(dist);
     check_exchange(dist, context, stream);
     gdni_stream_destroy(context, stream);
 }
