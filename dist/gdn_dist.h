@@ -258,7 +258,8 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_use_nccl(gdn_dist *dist, const gdn_
  * COMM_ERROR.
  */
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_allocate(gdn_dist *dist, size_t bytes, void **memory);
-/* Of this rank alone; the device no longer uses it. NULL is fine. */
+/* Of this rank alone; the device no longer uses it. NCCL asks the other ranks' processes, and waits
+ * for one that is silent, also with GDN_DIST_RETURN. NULL is fine. */
 GDN_API void gdn_dist_release(gdn_dist *dist, void *memory);
 
 /* What this rank is doing, for the line about it should it fall silent ("writing step 100"). */

@@ -205,10 +205,11 @@ void gdn_dist_destroy(gdn_dist *dist) {
     if (!dist)
         return;
     const int end_job = dist->on_failure == GDN_DIST_END_JOB;
+    /* NCCL's own memory wants all ranks while it is freed. */
+    if (!dist->failed && dist->nccl && gdni_dist_end(dist, meet(dist)) == GDN_STATUS_OK)
+        gdni_nccl_release(dist->nccl);
     if (dist->failed && end_job)
         gdn_dist_abort(dist, 4, dist->reason);
-    if (!dist->failed && !gdni_watch_has_failed(dist->watch))
-        gdni_nccl_release(dist->nccl);
     if (!dist->failed && gdni_dist_end(dist, meet(dist)) != GDN_STATUS_OK && end_job)
         gdn_dist_abort(dist, 4, NULL);
     release(dist);

@@ -294,18 +294,20 @@ void gdni_nccl_release(struct gdni_nccl *n) {
     int before = 0;
     if (!n || !n->blocks || gdni_device_enter(n->context, &before) != GDN_STATUS_OK)
         return;
+    pthread_mutex_lock(&n->lock);
     while (n->blocks)
         release_block(n, &n->blocks);
+    pthread_mutex_unlock(&n->lock);
     gdni_device_leave(before);
 }
 
 void gdn_dist_release(gdn_dist *dist, void *memory) {
     int before = 0;
-    /* After a failure the lock may wait for the caller's graphs. */
-    if (!dist || !dist->nccl || !memory || gdni_watch_has_failed(dist->watch))
+    if (!dist || !dist->nccl || !memory)
         return;
     struct gdni_nccl *n = dist->nccl;
-    pthread_mutex_lock(&n->lock);
+    if (take(n) != GDN_STATUS_OK)
+        return;
     block **place = &n->blocks;
     while (*place && (*place)->memory != memory)
         place = &(*place)->next;
