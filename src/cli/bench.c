@@ -257,7 +257,7 @@ static int call_allocate(bench_call *c, const gdn_context *context) {
         got_all = got_all && c->memory[i];
     }
     if (!got_all) {
-        fprintf(stderr, "gdn bench: out of memory\n");
+        fprintf(cli_messages(), "gdn bench: out of memory\n");
         return CLI_FAILED;
     }
     c->x = init;
@@ -328,7 +328,7 @@ static int compare_group(const bench_call *c, int64_t hk, const bench_call *want
     const size_t rows = report->count;
     double *got = malloc(sizeof(double) * (size_t)(p->T * group * dim_of(p, i)));
     if (!got) {
-        fprintf(stderr, "gdn bench: out of memory\n");
+        fprintf(cli_messages(), "gdn bench: out of memory\n");
         return CLI_FAILED;
     }
     int code = take_group(c, i, hk, got);
@@ -413,7 +413,7 @@ static int time_call(const bench_options *o, const gdn_context *context, const b
     double *seconds = malloc(sizeof(double) * 3 * (size_t)o->repeat);
     double *forward = seconds, *backward = seconds + o->repeat, *both = seconds + 2 * o->repeat;
     if (!seconds) {
-        fprintf(stderr, "gdn bench: out of memory\n");
+        fprintf(cli_messages(), "gdn bench: out of memory\n");
         return CLI_FAILED;
     }
     for (int64_t r = -1; r < o->repeat; ++r) {

@@ -2,6 +2,8 @@
 #ifndef GDN_CLI_H
 #define GDN_CLI_H
 
+#include <stdio.h>
+
 #include "gdn.h"
 
 enum {
@@ -15,10 +17,18 @@ enum {
 /* Exit code of a status. */
 int cli_exit_code(gdn_status status);
 
-/* Prints "gdn: <gdn_last_error()>" on stderr and returns the status's exit code. */
+/*
+ * Where a command's messages go: stderr, or the stream that keeps them (NULL: stderr again).
+ * `stderr` itself stays what it is: a library that is loaded meanwhile, such as cuBLASLt, may keep
+ * it and flush it as the process exits.
+ */
+FILE *cli_messages(void);
+void cli_keep_messages(FILE *stream);
+
+/* Prints "gdn: <gdn_last_error()>" there and returns the status's exit code. */
 int cli_report(gdn_status status);
 
-/* Prints "gdn <command>: <formatted line>" on stderr and returns CLI_BAD_INPUT. */
+/* Prints "gdn <command>: <formatted line>" there and returns CLI_BAD_INPUT. */
 __attribute__((format(printf, 2, 3))) int cli_usage(const char *command, const char *format, ...);
 
 #define CLI_TRY(call)                                                                              \

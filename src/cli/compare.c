@@ -61,8 +61,9 @@ static int check_names(const cli_options *o, const char *const *names, int count
 static int check_dim(const cli_options *o, const char *name, int64_t got, int64_t want) {
     if (got == want)
         return CLI_GO_ON;
-    fprintf(stderr, "gdn compare: %s: %s: expected %" PRId64 " as in %s, found %" PRId64 "\n",
-            o->path[0], name, want, o->path[1], got);
+    fprintf(cli_messages(),
+            "gdn compare: %s: %s: expected %" PRId64 " as in %s, found %" PRId64 "\n", o->path[0],
+            name, want, o->path[1], got);
     return CLI_BAD_INPUT;
 }
 
@@ -77,7 +78,7 @@ static int check_dim(const cli_options *o, const char *name, int64_t got, int64_
 static int check_present(const cli_options *o, const char *name, const double *got,
                          const double *want) {
     if (!got && want) {
-        fprintf(stderr, "gdn compare: %s: dataset %s: expected one as in %s, found none\n",
+        fprintf(cli_messages(), "gdn compare: %s: dataset %s: expected one as in %s, found none\n",
                 o->path[0], name, o->path[1]);
         return CLI_BAD_INPUT;
     }
@@ -190,7 +191,7 @@ static int find_kind(const cli_options *o, gdn_io_kind *kind) {
         if (status != GDN_STATUS_OK)
             return cli_report_file(o->command, o->path[i], status);
         if (kinds[i] != GDN_IO_RESULT && kinds[i] != GDN_IO_LAYER_RESULT) {
-            fprintf(stderr,
+            fprintf(cli_messages(),
                     "gdn compare: %s: expected an operator or layer result, found another kind of "
                     "file\n",
                     o->path[i]);
@@ -198,7 +199,7 @@ static int find_kind(const cli_options *o, gdn_io_kind *kind) {
         }
     }
     if (kinds[0] != kinds[1]) {
-        fprintf(stderr, "gdn compare: %s: expected %s result as in %s\n", o->path[0],
+        fprintf(cli_messages(), "gdn compare: %s: expected %s result as in %s\n", o->path[0],
                 kinds[1] == GDN_IO_RESULT ? "an operator" : "a layer", o->path[1]);
         return CLI_BAD_INPUT;
     }

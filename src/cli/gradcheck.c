@@ -59,15 +59,17 @@ static gdn_dtype result_dtype(const cli_options *o, const char *name) {
 }
 
 static int no_gradients(const cli_options *o) {
-    fprintf(stderr, "gdn gradcheck: %s: expected gradients, found a forward result\n", o->result);
+    fprintf(cli_messages(), "gdn gradcheck: %s: expected gradients, found a forward result\n",
+            o->result);
     return CLI_BAD_INPUT;
 }
 
 static int check_dim(const cli_options *o, const char *name, int64_t found, int64_t expected) {
     if (found == expected)
         return CLI_GO_ON;
-    fprintf(stderr, "gdn gradcheck: %s: %s: expected %" PRId64 " as in %s, found %" PRId64 "\n",
-            o->result, name, expected, o->path[0], found);
+    fprintf(cli_messages(),
+            "gdn gradcheck: %s: %s: expected %" PRId64 " as in %s, found %" PRId64 "\n", o->result,
+            name, expected, o->path[0], found);
     return CLI_BAD_INPUT;
 }
 

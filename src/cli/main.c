@@ -51,19 +51,29 @@ int cli_exit_code(gdn_status status) {
     }
 }
 
+static FILE *kept_messages;
+
+FILE *cli_messages(void) {
+    return kept_messages ? kept_messages : stderr;
+}
+
+void cli_keep_messages(FILE *stream) {
+    kept_messages = stream;
+}
+
 int cli_report(gdn_status status) {
     const char *line = gdn_last_error();
-    fprintf(stderr, "gdn: %s\n", *line ? line : gdn_status_string(status));
+    fprintf(cli_messages(), "gdn: %s\n", *line ? line : gdn_status_string(status));
     return cli_exit_code(status);
 }
 
 int cli_usage(const char *command, const char *format, ...) {
     va_list args;
-    fprintf(stderr, "gdn %s: ", command);
+    fprintf(cli_messages(), "gdn %s: ", command);
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vfprintf(cli_messages(), format, args);
     va_end(args);
-    fprintf(stderr, " (see gdn %s --help)\n", command);
+    fprintf(cli_messages(), " (see gdn %s --help)\n", command);
     return CLI_BAD_INPUT;
 }
 
@@ -79,7 +89,7 @@ int main(int argc, char **argv) {
     /* A file beyond the size limit is an error like a full disk, not a death. */
     signal(SIGXFSZ, SIG_IGN);
     if (argc < 2) {
-        fprintf(stderr, "gdn: expected a command (see gdn --help)\n");
+        fprintf(cli_messages(), "gdn: expected a command (see gdn --help)\n");
         return CLI_BAD_INPUT;
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")) {
@@ -93,6 +103,6 @@ int main(int argc, char **argv) {
     for (const cli_command *c = commands; c->name; ++c)
         if (!strcmp(argv[1], c->name))
             return c->run(argc - 1, argv + 1);
-    fprintf(stderr, "gdn: unknown command '%s' (see gdn --help)\n", argv[1]);
+    fprintf(cli_messages(), "gdn: unknown command '%s' (see gdn --help)\n", argv[1]);
     return CLI_BAD_INPUT;
 }

@@ -207,8 +207,8 @@ static int expect_kind(const cli_options *o, const char *path, gdn_io_kind opera
         return cli_report_file(o->command, path, status);
     if (*kind == operator_kind || *kind == layer_kind)
         return CLI_GO_ON;
-    fprintf(stderr, "gdn %s: %s: expected %s, found another kind of file\n", o->command, path,
-            expected);
+    fprintf(cli_messages(), "gdn %s: %s: expected %s, found another kind of file\n", o->command,
+            path, expected);
     return CLI_BAD_INPUT;
 }
 
@@ -230,8 +230,8 @@ int cli_report_file(const char *command, const char *path, gdn_status status) {
     if (!*line)
         line = gdn_status_string(status);
     if (strstr(line, path))
-        fprintf(stderr, "gdn %s: %s\n", command, line);
+        fprintf(cli_messages(), "gdn %s: %s\n", command, line);
     else
-        fprintf(stderr, "gdn %s: %s: %s\n", command, path, line);
+        fprintf(cli_messages(), "gdn %s: %s: %s\n", command, path, line);
     return cli_exit_code(status);
 }

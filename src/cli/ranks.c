@@ -29,25 +29,24 @@ static char *first_line(char *text) {
     return strncmp(text, "gdn ", 4) ? text : text + 4;
 }
 
-/* What is printed on stderr between begin and end, kept in text. */
+/* The messages between begin and end, kept in text. */
 typedef struct capture {
-    FILE *before;
+    FILE *stream;
     char *text;
     size_t size;
 } capture;
 
 static int begin_capture(capture *c) {
-    FILE *kept;
-    *c = (capture){.before = stderr};
-    kept = open_memstream(&c->text, &c->size);
-    if (kept)
-        stderr = kept;
-    return kept != NULL;
+    *c = (capture){0};
+    c->stream = open_memstream(&c->text, &c->size);
+    if (c->stream)
+        cli_keep_messages(c->stream);
+    return c->stream != NULL;
 }
 
 static void end_capture(capture *c) {
-    fclose(stderr);
-    stderr = c->before;
+    cli_keep_messages(NULL);
+    fclose(c->stream);
 }
 
 static int run_rank(cli_ranked run, int argc, char **argv, gdn_dist *dist) {

@@ -46,7 +46,7 @@ static int check_finite(const cli_options *o, const gdni_shape *s, const double 
         if (!isfinite(data[i])) {
             char place[96];
             gdni_format_place(s, i, place);
-            fprintf(stderr,
+            fprintf(cli_messages(),
                     "gdn run: %s: %s at %s is %g, expected a finite number; nothing "
                     "written\n",
                     o->path[0], s->name, place, data[i]);
@@ -56,7 +56,7 @@ static int check_finite(const cli_options *o, const gdni_shape *s, const double 
 }
 
 static int out_of_memory(const cli_options *o) {
-    fprintf(stderr, "gdn run: %s: no memory for the result\n", o->path[0]);
+    fprintf(cli_messages(), "gdn run: %s: no memory for the result\n", o->path[0]);
     return CLI_FAILED;
 }
 

@@ -137,6 +137,6 @@ int cli_write_csv(const char *command, const char *path, const gdn_check_report 
     }
     if (!failed)
         return CLI_OK;
-    fprintf(stderr, "gdn %s: %s: cannot be written: %s\n", command, path, strerror(errno));
+    fprintf(cli_messages(), "gdn %s: %s: cannot be written: %s\n", command, path, strerror(errno));
     return CLI_FAILED;
 }

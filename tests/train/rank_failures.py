@@ -1,5 +1,6 @@
-"""rank_failures.py GDN FOLDER MPIRUN OTHER [long]: a rank that fails ends the run soon, with one line that names it, a
-failure's exit code and the last checkpoint intact."""
+"""rank_failures.py GDN FOLDER MPIRUN OTHER [long|shared|batch [TIMES]]: a rank that fails ends the run soon, with one line that names
+it, a failure's exit code and the last checkpoint intact. shared, batch: what may happen to two ranks on GPUs, which share
+sequences or the batch, over NCCL where each has a GPU."""
 import os
 import random
 import re
@@ -13,10 +14,15 @@ from support import FLAGS, Checks, arguments, differences, make_data, newest, ra
 
 gdn = arguments()
 mpirun, other, times = sys.argv[3].split(), sys.argv[4], 20 if "long" in sys.argv[5:] else 1
+cuda, batch = bool({"shared", "batch"} & set(sys.argv[5:])), "batch" in sys.argv[5:]
+times = int(sys.argv[6]) if cuda and len(sys.argv) > 6 else times
 c = Checks()
 make_data(gdn)
-DEADLINE, LIMIT, RANKS = 3.0, 10.0, 3
+# On a GPU ranks take longer to start.
+DEADLINE, LIMIT, RANKS = 3.0, 30.0 if cuda else 10.0, 2 if cuda else 3
 TRAIN = [gdn, "train", *FLAGS, "--data", "data.h5", "--threads", "1", "--deadline", str(DEADLINE), "--steps", "1000000"]
+if cuda:
+    TRAIN += ["--backend", "cuda", "--dtype", "fp32", "--key-dim", "16", "--value-dim", "16", "--sequence-ranks", "1" if batch else "0"]
 rng = random.Random(5)
 seconds = {}
 
@@ -42,6 +48,7 @@ def end(name, job, pattern, code, out, began):
         errors = job.communicate()[1] + "\n(60 s are over)"
     took = time.monotonic() - began
     seconds.setdefault(name, []).append(took)
+    print(f"{name}: {took:.1f} s", flush=True)
     lines = [line for line in errors.splitlines() if line.startswith("gdn:")]
     c.check(took <= LIMIT, f"{name}: {took:.1f} s, expected at most {LIMIT}")
     c.check(job.returncode == code if code else job.returncode != 0, f"{name}: exit {job.returncode}: {errors}")
@@ -128,8 +135,24 @@ def full_disk():
     continues("full disk", "full")
 
 
-mpi_io = "data through MPI-IO" in run(*mpirun, "-n", "2", *start("probe", "--stop-at", "1"))
-for i in range(times):
+def ends_well():
+    """The exit of ranks that have done their work, where a library flushes streams that it found when it was loaded."""
+    if not os.path.exists(other):
+        return
+    shutil.rmtree("well", ignore_errors=True)
+    text = run(*mpirun, "-n", "2", "env", f"LD_PRELOAD={other}", "OTHER_STDERR=1", *start("well", "--steps", "5"))
+    c.check("done: steps=5 " in text, f"the exit of ranks that have done their work: {text}")
+
+
+def on_gpus(i):
+    for victim in (i % RANKS,) if times > 1 else range(RANKS):
+        signalled("kill", signal.SIGKILL, victim, None, None)
+        signalled("stop", signal.SIGSTOP, victim,
+                  rf"gdn: rank {victim} stopped answering for [3-9]\.\d s \(last seen in: .+\)", 4)
+    not_finite()
+
+
+def on_cpus(i, mpi_io):
     signalled("kill", signal.SIGKILL, i % RANKS if times > 1 else 1, None, None)
     for victim in (i % RANKS,) if times > 1 else (0, 2):
         signalled("stop", signal.SIGSTOP, victim,
@@ -154,6 +177,21 @@ for i in range(times):
          r"gdn: rank 0: \[train\] batch_tokens: expected a sequence for each of 5 groups of ranks, found 4", 2)
     fail("usage", mpirun + ["-n", "2", *start("none", "--deadline", "soon")],
          r"gdn: rank \d: train: --deadline: expected seconds from 0\.5 to 3600, found 'soon' .*", 2)
+
+
+if cuda:
+    done = subprocess.run(start("probe", "--stop-at", "1"), capture_output=True, text=True)
+    if done.returncode == 3:
+        print("skipped:", done.stderr)
+        sys.exit(77)
+else:
+    shared = "data through MPI-IO" in run(*mpirun, "-n", "2", *start("probe", "--stop-at", "1"))
+ends_well()
+for number in range(times):
+    if cuda:
+        on_gpus(number)
+    else:
+        on_cpus(number, shared)
 c.check(not os.path.exists("none"), "something was written")
 if not os.path.exists(other):
     print("not tried, for want of a library to preload: a NaN on one rank, another version on one rank")
