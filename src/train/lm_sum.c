@@ -20,7 +20,7 @@ static double share(double own, double all) {
     return all > 0 ? own / all : 0;
 }
 
-/* sum_r n_r loss_r / n, and n. */
+/* sum_r n_r loss_r / n, and n. Where sums go over NCCL the device is at its next step meanwhile. */
 static gdn_status gather_loss(gdni_lm *lm, double own_loss, double own_count, double *loss,
                               double *count) {
     const double mine[2] = {own_loss * own_count, own_count};
@@ -28,7 +28,8 @@ static gdn_status gather_loss(gdni_lm *lm, double own_loss, double own_count, do
     double sum = 0;
     *count = 0;
     GDN_TRY(lm->ranks->gather(lm->ranks, mine, lm->shares, sizeof(mine)));
-    lm->waited += gdni_seconds() - began;
+    if (!lm->ranks->sum_device)
+        lm->waited += gdni_seconds() - began;
     for (int32_t r = 0; r < lm->ranks->ranks; ++r) {
         sum += lm->shares[2 * r];
         *count += lm->shares[2 * r + 1];
