@@ -202,11 +202,14 @@ static gdn_status load_state(trainer *t) {
 
 static void describe(trainer *t) {
     const gdni_ranks *ranks = t->run->ranks;
-    char over[120] = "";
+    char over[160] = "";
     int64_t parameters = 0;
     if (ranks)
-        snprintf(over, sizeof(over), " each of %d ranks, %d a sequence%s", ranks->ranks,
-                 ranks->width, gdn_io_can_share() ? ", data through MPI-IO" : "");
+        snprintf(over, sizeof(over), " each of %d ranks, %d a sequence%s%s", ranks->ranks,
+                 ranks->width, gdn_io_can_share() ? ", data through MPI-IO" : "",
+                 !t->backend.context ? ""
+                 : ranks->sum_device ? ", messages over NCCL"
+                                     : ", messages through the host");
     for (int32_t i = 0; i < t->lm->param_count; ++i)
         parameters += t->lm->params[i].count;
     gdni_progress_say(&t->progress,

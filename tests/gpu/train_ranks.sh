@@ -32,6 +32,15 @@ fi
 grep -q '^computing on cuda fp32 (' one.log || fail "the log does not name the device: $(cat one.log)"
 grep -q '^step 40/40 .* cuda fp32$' one.log || fail "the progress line does not name the backend: $(cat one.log)"
 
+# Each rank with a GPU of its own, or one for both.
+way="messages through the host"
+if [ "$(nvidia-smi --list-gpus | wc -l)" -ge 2 ] && "$gdn" info | grep -q '^NCCL *[0-9]'; then
+    way="messages over NCCL"
+fi
+echo "$way"
+# went LOG: which way they did go.
+went() { grep -q "a sequence.*, $way" "$1" || fail "not $way: $(cat "$1")"; }
+
 # Two ranks with five sequences each; losses have four digits, and rounding may move the last.
 ranks two --backend cuda --dtype fp32 --sequence-ranks 1 >two.log 2>&1 || fail "two ranks: $(cat two.log)"
 last() { sed -n 's/^done: .*loss=\([0-9.]*\) heldout_loss=\([0-9.]*\)$/\1 \2/p' "$1"; }
@@ -40,6 +49,7 @@ near() {
     echo "$(last "$1") $(last "$2")" | awk 'NF != 4 || ($1 - $3)^2 > 4.1e-8 || ($2 - $4)^2 > 4.1e-8 { exit 1 }'
 }
 near one.log two.log || fail "the losses differ"
+went two.log
 grep -q 'step 40/40 .* communication [0-9.]*%' two.log || fail "no share of communication: $(cat two.log)"
 cmp -s one/log.txt two/log.txt && fail "two ranks left the log of one"
 
@@ -47,6 +57,7 @@ cmp -s one/log.txt two/log.txt && fail "two ranks left the log of one"
 for recompute in none layer; do
     ranks "shared-$recompute" --backend cuda --dtype fp32 --recompute "$recompute" >shared.log 2>&1 ||
         fail "ranks that share sequences: $(cat shared.log)"
+    went shared.log
     grep -q 'each of 2 ranks, 2 a sequence' shared.log || fail "sequences were not shared: $(cat shared.log)"
     echo "of two that share sequences, recompute $recompute: $(last shared.log)"
     near one.log shared.log || fail "the losses differ"
