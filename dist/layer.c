@@ -60,7 +60,7 @@ static gdn_status find_sizes(gdn_dist_layer *l, const gdn_context *context) {
     l->sizes.forward_workspace = aligned(plan.forward_workspace) + l->inner.forward_workspace;
     l->sizes.backward_workspace = aligned(plan.backward_workspace) + aligned(l->halo_bytes) +
                                   aligned(l->incoming_bytes) + l->inner.backward_workspace;
-    l->sizes.saved = aligned(plan.saved) + aligned(l->halo_bytes) + l->inner.saved;
+    l->sizes.saved = aligned(l->halo_bytes) + aligned(plan.saved) + l->inner.saved;
     return GDN_STATUS_OK;
 }
 
@@ -159,6 +159,10 @@ gdn_status gdn_dist_layer_sizes(const gdn_dist_layer *l, gdn_sizes *sizes) {
     return GDN_STATUS_OK;
 }
 
+size_t gdn_dist_layer_crossed(const gdn_dist_layer *l) {
+    return l ? aligned(l->halo_bytes) + gdni_dist_crossed(l->plan) : 0;
+}
+
 gdn_status gdn_dist_layer_traffic(const gdn_dist_layer *l, gdn_dist_traffic *traffic) {
     GDNI_REQUIRE(l != NULL, "gdn_dist_layer_traffic: layer is NULL");
     GDN_TRY(gdn_dist_plan_traffic(l->plan, traffic));
@@ -204,6 +208,14 @@ static gdn_status on_forward(void *user, const gdn_problem *problem, const gdn_t
     return gdn_dist_forward(plan, &t, stream);
 }
 
+static gdn_status on_forward_again(void *user, const gdn_problem *problem,
+                                   const gdn_tensors *tensors, gdn_stream stream) {
+    const layer_call *c = user;
+    gdn_dist_plan *plan = c->layer->plan;
+    const gdn_tensors t = operator_tensors(c, tensors, plan->sizes.forward_workspace);
+    return gdni_dist_forward_again(plan, &t, stream);
+}
+
 static gdn_status on_backward(void *user, const gdn_problem *problem, const gdn_tensors *tensors,
                               gdn_stream stream) {
     const layer_call *c = user;
@@ -212,12 +224,23 @@ static gdn_status on_backward(void *user, const gdn_problem *problem, const gdn_
     return gdn_dist_backward(plan, &t, stream);
 }
 
+typedef enum pass {
+    FORWARD,
+    FORWARD_AGAIN,
+    BACKWARD
+} pass;
+
 /* Checks and divides the caller's memory; backward: also room for dhalo and incoming. */
-static gdn_status open_call(gdn_dist_layer *l, const char *function, int backward,
+static gdn_status open_call(gdn_dist_layer *l, const char *function, pass p,
                             const gdn_layer_tensors *in, layer_call *c) {
     const gdn_layer_tensors init = GDN_LAYER_TENSORS_INIT;
-    const gdn_layer_hooks hooks = {sizeof(hooks), c,           on_projected,
-                                   on_forward,    on_backward, on_convolved};
+    const int again = p == FORWARD_AGAIN, backward = p == BACKWARD;
+    const gdn_layer_hooks hooks = {sizeof(hooks),
+                                   c,
+                                   again ? NULL : on_projected,
+                                   again ? on_forward_again : on_forward,
+                                   on_backward,
+                                   on_convolved};
     const gdn_sizes *plan = &l->plan->sizes;
     const size_t workspace = backward ? l->sizes.backward_workspace : l->sizes.forward_workspace;
     gdn_layer_tensors *t = &c->tensors;
@@ -239,9 +262,9 @@ static gdn_status open_call(gdn_dist_layer *l, const char *function, int backwar
         c->incoming = work;
         work += aligned(l->incoming_bytes);
     }
-    c->operator_saved = saved;
-    c->halo = saved + aligned(plan->saved);
-    t->saved = c->halo + aligned(l->halo_bytes);
+    c->halo = saved;
+    c->operator_saved = saved + aligned(l->halo_bytes);
+    t->saved = c->operator_saved + aligned(plan->saved);
     t->workspace = work;
     t->workspace_size = backward ? l->inner.backward_workspace : l->inner.forward_workspace;
     t->cu_seqlens = l->plan->on_device ? l->device_cu_seqlens : l->plan->cu_seqlens;
@@ -255,13 +278,13 @@ static gdn_status open_call(gdn_dist_layer *l, const char *function, int backwar
 typedef gdn_status (*layer_function)(const gdn_context *, const gdn_layer *,
                                      const gdn_layer_tensors *, gdn_stream);
 
-static gdn_status run(gdn_dist_layer *l, const char *function, int backward, layer_function compute,
+static gdn_status run(gdn_dist_layer *l, const char *function, pass p, layer_function compute,
                       const gdn_layer_tensors *tensors, gdn_stream stream) {
     layer_call c = {.layer = l, .stream = stream};
     gdni_clear_error();
     GDNI_REQUIRE(l != NULL, "%s: layer is NULL", function);
     GDN_TRY(gdni_dist_begin(l->plan->dist, function));
-    gdn_status status = open_call(l, function, backward, tensors, &c);
+    gdn_status status = open_call(l, function, p, tensors, &c);
     if (status == GDN_STATUS_OK)
         status = compute(l->plan->context, &l->layer, &c.tensors, stream);
     return gdni_dist_end(l->plan->dist, status);
@@ -271,14 +294,20 @@ gdn_status gdn_dist_layer_forward(gdn_dist_layer *l, const gdn_layer_tensors *te
                                   gdn_stream stream) {
     if (l)
         l->forward_bytes = 0;
-    return run(l, "gdn_dist_layer_forward", 0, gdn_layer_forward, tensors, stream);
+    return run(l, "gdn_dist_layer_forward", FORWARD, gdn_layer_forward, tensors, stream);
+}
+
+gdn_status gdn_dist_layer_forward_again(gdn_dist_layer *l, const gdn_layer_tensors *tensors,
+                                        gdn_stream stream) {
+    return run(l, "gdn_dist_layer_forward_again", FORWARD_AGAIN, gdn_layer_forward, tensors,
+               stream);
 }
 
 gdn_status gdn_dist_layer_backward(gdn_dist_layer *l, const gdn_layer_tensors *tensors,
                                    gdn_stream stream) {
     if (l)
         l->backward_bytes = 0;
-    return run(l, "gdn_dist_layer_backward", 1, gdn_layer_backward, tensors, stream);
+    return run(l, "gdn_dist_layer_backward", BACKWARD, gdn_layer_backward, tensors, stream);
 }
 
 gdn_status gdn_dist_layer_reduce(gdn_dist *dist, gdn_dist_group group, const gdn_layer *layer,

@@ -2,7 +2,7 @@
  * A sharded layer, and how its calls divide the caller's memory.
  *
  *   workspace   the operator's (see plan.h), dhalo and the rows that come back, then the layer's
- *   saved       the operator's, halo, then the layer's
+ *   saved       halo, the operator's, then the layer's: what came from other ranks lies at its start
  */
 #ifndef GDNI_DIST_LAYER_H
 #define GDNI_DIST_LAYER_H

@@ -112,6 +112,15 @@ static gdn_status forward_segment(call *c) {
     return gdn_segment_forward(plan->context, &problem, &slice, &segment, NULL);
 }
 
+/* From the entry state. */
+static gdn_status forward_part(call *c, gdn_stream stream) {
+    const gdn_dist_plan *plan = c->plan;
+    if (plan->part.from_left)
+        take_entry(c);
+    c->tensors.dht = NULL; /* not of this call, and not all its rows are the caller's */
+    return gdn_forward(plan->context, &plan->problem, &c->tensors, stream);
+}
+
 static gdn_status forward(call *c, gdn_stream stream) {
     gdn_dist_plan *plan = c->plan;
     const gdni_dist_memory *m = &c->memory;
@@ -134,10 +143,8 @@ static gdn_status forward(call *c, gdn_stream stream) {
             gdni_apply_transfer(plan, m, 0, m->entry, m->states);
             GDN_TRY(gdni_mail_send_others(&c->out, m->final, m->states));
         }
-        take_entry(c);
     }
-    c->tensors.dht = NULL; /* not of this call, and not all its rows are the caller's */
-    GDN_TRY(gdn_forward(plan->context, &plan->problem, &c->tensors, stream));
+    GDN_TRY(forward_part(c, stream));
     plan->traffic.forward_bytes = c->out.bytes;
     return gdni_mail_sent(&c->out);
 }
@@ -153,6 +160,15 @@ gdn_status gdn_dist_forward(gdn_dist_plan *plan, const gdn_tensors *tensors, gdn
         status = plan->on_device ? gdni_device_forward(plan, &c.tensors, &c.memory, stream)
                                  : forward(&c, stream);
     return gdni_dist_end(plan->dist, status);
+}
+
+gdn_status gdni_dist_forward_again(gdn_dist_plan *plan, const gdn_tensors *tensors,
+                                   gdn_stream stream) {
+    call c = {.plan = plan};
+    GDN_TRY(
+        gdni_dist_open(plan, "gdn_dist_layer_forward_again", 0, tensors, &c.tensors, &c.memory));
+    return plan->on_device ? gdni_device_forward_again(plan, &c.tensors, &c.memory, stream)
+                           : forward_part(&c, stream);
 }
 
 /* ---- Backward ----------------------------------------------------------------------------------

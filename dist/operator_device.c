@@ -130,6 +130,21 @@ static gdn_status forward_segment(const device_call *c) {
     return through ? make_transfer(c, &slice) : GDN_STATUS_OK;
 }
 
+/* From the entry state. */
+static gdn_status forward_part(device_call *c) {
+    const gdn_dist_plan *plan = c->plan;
+    if (plan->part.from_left)
+        GDN_TRY(take_entry(c));
+    c->tensors->dht = NULL; /* not of this call, and not all its rows are the caller's */
+    return gdn_forward(plan->context, &plan->problem, c->tensors, c->stream);
+}
+
+gdn_status gdni_device_forward_again(gdn_dist_plan *plan, gdn_tensors *tensors,
+                                     const gdni_dist_memory *m, gdn_stream stream) {
+    device_call c = open_call(plan, tensors, m, stream);
+    return forward_part(&c);
+}
+
 gdn_status gdni_device_forward(gdn_dist_plan *plan, gdn_tensors *tensors, const gdni_dist_memory *m,
                                gdn_stream stream) {
     const gdn_shard_part *part = &plan->part;
@@ -149,10 +164,7 @@ gdn_status gdni_device_forward(gdn_dist_plan *plan, gdn_tensors *tensors, const 
     if (part->to_right)
         GDN_TRY(gdni_crossing_send(&c.out, m->states));
     GDN_TRY(gdni_crossing_traffic(&c.out, m));
-    if (part->from_left)
-        GDN_TRY(take_entry(&c));
-    tensors->dht = NULL; /* not of this call, and not all its rows are the caller's */
-    GDN_TRY(gdn_forward(plan->context, &plan->problem, tensors, stream));
+    GDN_TRY(forward_part(&c));
     plan->traffic.forward_bytes = c.out.bytes;
     return part->to_right ? gdni_crossing_finish(&c.out) : GDN_STATUS_OK;
 }

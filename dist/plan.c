@@ -236,6 +236,10 @@ static gdn_status compare_shards(gdn_dist_plan *plan, const gdn_shard *shard) {
     return status == GDN_STATUS_OK ? status : gdni_dist_shared(plan->dist, status);
 }
 
+size_t gdni_dist_crossed(const gdn_dist_plan *plan) {
+    return lay_out(plan, 0).inner;
+}
+
 static void find_sizes(gdn_dist_plan *plan) {
     const gdn_sizes init = GDN_SIZES_INIT;
     plan->sizes = init;

@@ -65,6 +65,12 @@ gdn_problem gdni_dist_segment(const gdn_dist_plan *plan, int64_t count);
 gdn_problem gdni_dist_transfer(const gdn_dist_plan *plan, int64_t count);
 size_t gdni_dist_zeros(const gdn_dist_plan *plan); /* bytes of this part's */
 
+/* Bytes at the start of saved that gdni_dist_forward_again finds there: all but the backend's. */
+size_t gdni_dist_crossed(const gdn_dist_plan *plan);
+/* gdn_dist_forward of the same tensors, without messages. */
+gdn_status gdni_dist_forward_again(gdn_dist_plan *plan, const gdn_tensors *tensors,
+                                   gdn_stream stream);
+
 /* The call on tokens [first, first + count) as one sequence of its own; states of sequence `row`,
  * -1 = none. */
 void gdni_dist_slice(const gdn_dist_plan *plan, const gdn_tensors *tensors, int64_t first,
@@ -120,6 +126,8 @@ gdn_status gdni_device_forward(gdn_dist_plan *plan, gdn_tensors *tensors,
                                const gdni_dist_memory *memory, gdn_stream stream);
 gdn_status gdni_device_backward(gdn_dist_plan *plan, gdn_tensors *tensors,
                                 const gdni_dist_memory *memory, gdn_stream stream);
+gdn_status gdni_device_forward_again(gdn_dist_plan *plan, gdn_tensors *tensors,
+                                     const gdni_dist_memory *memory, gdn_stream stream);
 
 /* Page-locked memory for mail, and for states on their way to MPI and back unless it takes memory
  * of devices. */
@@ -152,6 +160,11 @@ static inline gdn_status gdni_device_forward(gdn_dist_plan *plan, gdn_tensors *t
 }
 static inline gdn_status gdni_device_backward(gdn_dist_plan *plan, gdn_tensors *tensors,
                                               const gdni_dist_memory *memory, gdn_stream stream) {
+    return GDN_STATUS_NO_BACKEND;
+}
+static inline gdn_status gdni_device_forward_again(gdn_dist_plan *plan, gdn_tensors *tensors,
+                                                   const gdni_dist_memory *memory,
+                                                   gdn_stream stream) {
     return GDN_STATUS_NO_BACKEND;
 }
 static inline gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **staging) {

@@ -98,6 +98,8 @@ static void place(gdni_lm *lm, gdni_arena *a) {
             *b = lm->blocks[0];
             b->h_in = h_in;
         }
+        if (lm->sharded && lm->setup.recompute == GDNI_RECOMPUTE_LAYER)
+            b->crossed = gdni_arena_take(a, lm->ranks->crossed);
     }
     lm->branch = gdni_arena_take(a, stream);
     lm->h_out = gdni_arena_take(a, stream);

@@ -94,6 +94,7 @@ typedef struct gdni_lm_block {
     void *h_mid, *normed2;
     void *gate_up, *act; /* [T, 2 mlp], [T, mlp] */
     void *saved;         /* of the GDN layer */
+    void *crossed;       /* ranks that share sequences and blocks that share saved: its start */
 } gdni_lm_block;
 
 enum {

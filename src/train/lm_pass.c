@@ -154,19 +154,40 @@ static gdn_status on_convolved(void *user, void *dqkv) {
     return gdni_lm_span(s->lm, GDNI_SPAN_CONVOLUTION, s->block);
 }
 
+/* With what other ranks sent in this pass's first forward, where they share blocks' memory. */
+static gdn_status shared_forward(gdni_lm *lm, int32_t i, gdn_layer_tensors *t, int again) {
+    const gdni_lm_block *b = &lm->blocks[i];
+    gdni_memory *m = lm->memory;
+    gdni_ranks *ranks = lm->ranks;
+    if (again) {
+        GDN_TRY(m->copy(m, GDNI_LANE_COMPUTE, b->saved, b->crossed, ranks->crossed));
+        return ranks->forward_again(ranks, t, m->stream);
+    }
+    GDN_TRY(ranks->forward(ranks, t, m->stream));
+    if (!b->crossed)
+        return GDN_STATUS_OK;
+    return m->copy(m, GDNI_LANE_COMPUTE, b->crossed, b->saved, ranks->crossed);
+}
+
+typedef enum layer_pass {
+    LAYER_FORWARD,
+    LAYER_AGAIN,
+    LAYER_BACKWARD
+} layer_pass;
+
 static gdn_status layer_call(gdni_lm *lm, int32_t i, gdn_layer_tensors *t, const gdn_layer *layer,
-                             int backward) {
+                             layer_pass p) {
     layer_spans spans = {lm, i};
     const gdn_layer_hooks hooks = {sizeof(hooks), &spans,      on_projected,
                                    on_forward,    on_backward, on_convolved};
     gdn_stream stream = lm->memory->stream;
     if (lm->sharded) {
-        GDN_TRY(backward ? lm->ranks->backward(lm->ranks, t, stream)
-                         : lm->ranks->forward(lm->ranks, t, stream));
+        GDN_TRY(p == LAYER_BACKWARD ? lm->ranks->backward(lm->ranks, t, stream)
+                                    : shared_forward(lm, i, t, p == LAYER_AGAIN));
         return gdni_lm_span(lm, GDNI_SPAN_LAYER, i);
     }
     t->hooks = lm->timeline ? &hooks : NULL;
-    if (backward) {
+    if (p == LAYER_BACKWARD) {
         GDN_TRY(gdn_layer_backward(lm->context, layer, t, stream));
         return gdni_lm_span(lm, GDNI_SPAN_PROJECTIONS, i);
     }
@@ -197,7 +218,8 @@ static gdn_status block_forward(gdni_lm *lm, int32_t i, int save, int again) {
     const gdn_linear down = linear_part(lm, gdni_lm_index(i, GDNI_LM_DOWN), b->act, lm->branch);
     GDN_TRY(gdn_rmsnorm_forward(context, &norm1, stream));
     GDN_TRY(gdni_lm_span(lm, GDNI_SPAN_NORM, i));
-    GDN_TRY(layer_call(lm, i, &t, save ? &lm->layer : &lm->layer_loss, 0));
+    GDN_TRY(layer_call(lm, i, &t, save ? &lm->layer : &lm->layer_loss,
+                       again ? LAYER_AGAIN : LAYER_FORWARD));
     GDN_TRY(gdn_rmsnorm_forward(context, &norm2, stream));
     GDN_TRY(gdni_lm_span(lm, GDNI_SPAN_NORM, i));
     GDN_TRY(gdn_linear_forward(context, &up, stream));
@@ -253,7 +275,7 @@ static gdn_status block_backward(gdni_lm *lm, int32_t i, int add) {
     GDN_TRY(gdni_lm_span(lm, GDNI_SPAN_MLP, i));
     GDN_TRY(gdn_rmsnorm_backward(context, &norm2, stream));
     GDN_TRY(gdni_lm_span(lm, GDNI_SPAN_NORM, i));
-    GDN_TRY(layer_call(lm, i, &t, add ? &lm->layer_add : &lm->layer, 1));
+    GDN_TRY(layer_call(lm, i, &t, add ? &lm->layer_add : &lm->layer, LAYER_BACKWARD));
     GDN_TRY(gdn_rmsnorm_backward(context, &norm1, stream));
     return gdni_lm_span(lm, GDNI_SPAN_NORM, i);
 }

@@ -15,7 +15,8 @@ typedef struct gdni_ranks gdni_ranks;
 struct gdni_ranks {
     int32_t rank, ranks, width;
     gdn_dist *dist;
-    void *layer; /* the GDN layer over the sequence group */
+    void *layer;    /* the GDN layer over the sequence group */
+    size_t crossed; /* bytes at the start of its saved that forward_again wants; set by plan */
 
     /* Sequence group: plans the layer for T tokens in N sequences, of which this rank has `count`
      * from token `first` on. */
@@ -23,6 +24,9 @@ struct gdni_ranks {
                        int64_t first, int64_t count, gdn_sizes *sizes);
     gdn_status (*forward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors, gdn_stream stream);
     gdn_status (*backward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors, gdn_stream stream);
+    /* Not collective: forward's activations once more. */
+    gdn_status (*forward_again)(gdni_ranks *ranks, const gdn_layer_tensors *tensors,
+                                gdn_stream stream);
 
     /* data[count] becomes its sum, added in the order of ranks: the same bits everywhere. */
     gdn_status (*sum)(gdni_ranks *ranks, gdn_dtype dtype, void *data, int64_t count);

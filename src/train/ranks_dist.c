@@ -14,6 +14,7 @@ static gdn_status plan(gdni_ranks *r, const gdn_context *context, const gdn_laye
     GDN_TRY(gdn_dist_layer_create(&made, r->dist, context, layer, &shard));
     gdn_dist_layer_destroy(r->layer);
     r->layer = made;
+    r->crossed = gdn_dist_layer_crossed(made);
     return gdn_dist_layer_sizes(made, sizes);
 }
 
@@ -23,6 +24,11 @@ static gdn_status forward(gdni_ranks *r, const gdn_layer_tensors *tensors, gdn_s
 
 static gdn_status backward(gdni_ranks *r, const gdn_layer_tensors *tensors, gdn_stream stream) {
     return gdn_dist_layer_backward(r->layer, tensors, stream);
+}
+
+static gdn_status forward_again(gdni_ranks *r, const gdn_layer_tensors *tensors,
+                                gdn_stream stream) {
+    return gdn_dist_layer_forward_again(r->layer, tensors, stream);
 }
 
 static gdn_status sum(gdni_ranks *r, gdn_dtype dtype, void *data, int64_t count) {
@@ -61,6 +67,7 @@ gdn_status gdni_ranks_open(gdni_ranks *ranks, gdn_dist *dist) {
                           .plan = plan,
                           .forward = forward,
                           .backward = backward,
+                          .forward_again = forward_again,
                           .sum = sum,
                           .gather = gather,
                           .agree = agree,

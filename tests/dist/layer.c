@@ -2,8 +2,9 @@
  * layer FIRST COUNT [portable|hopper [nccl|direct]]: random layers over random shards, against the
  * layer on one rank in float64. On the CPU and the reference backend; or on the cuda backend, whose
  * devices the ranks share, with messages staged through the host; hopper: K = V = 128. On one rank
- * they are bit for bit those of the plain calls. nccl: a device a rank, and the same bits as
- * staged; direct: MPI gets pointers to memory of the device, and the same bits.
+ * they are bit for bit those of the plain calls, and on any those of a forward that is computed
+ * again. nccl: a device a rank, and the same bits as staged; direct: MPI gets pointers to memory of
+ * the device, and the same bits.
  */
 #include "check/check.h"
 #include "problem.h"
@@ -232,9 +233,41 @@ static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-/* plain: gdn_layer_forward and gdn_layer_backward, on one rank. */
+typedef enum calls {
+    OVER_RANKS,
+    AGAIN, /* backward has the activations of a second forward */
+    PLAIN  /* gdn_layer_forward and gdn_layer_backward, on one rank */
+} calls;
+
+/* The activations of a forward are lost, but for what came from other ranks. */
+static void forward_again(gdn_dist *dist, const gdn_context *context, gdn_dist_layer *l,
+                          gdn_layer_tensors *t, size_t saved, size_t out, gdn_stream stream) {
+    const size_t crossed = gdn_dist_layer_crossed(l);
+    void *kept = reserved(dist, context, crossed), *before = t->saved;
+    CHECK(crossed > 0 && crossed <= saved, "%zu of %zu bytes of saved crossed", crossed, saved);
+    if (stream) {
+        must(dist, gdni_stream_copy(context, kept, before, crossed, stream));
+        must(dist, gdni_stream_wait(context, stream, "test: what crossed"));
+    } else {
+        memcpy(kept, before, crossed);
+    }
+    release(context, before);
+    release(context, t->out);
+    t->saved = reserved(dist, context, saved);
+    t->out = reserved(dist, context, out);
+    if (stream)
+        must(dist, gdni_stream_copy(context, t->saved, kept, crossed, stream));
+    else
+        memcpy(t->saved, kept, crossed);
+    must(dist, gdn_dist_layer_forward_again(l, t, stream));
+    if (stream)
+        must(dist, gdni_stream_wait(context, stream, "test: forward again"));
+    release(context, kept);
+}
+
 static layer_part run_layer(gdn_dist *dist, const gdn_context *context, const layer_batch *b,
-                            const gdn_shard *shard, gdn_dtype dtype, int plain) {
+                            const gdn_shard *shard, gdn_dtype dtype, calls how) {
+    const int plain = how == PLAIN;
     const int64_t first = shard->first * b->layer.D;
     layer_part x = {.dtype = dtype,
                     .state = dtype == GDN_DTYPE_FP64 ? dtype : GDN_DTYPE_FP32,
@@ -272,6 +305,8 @@ static layer_part run_layer(gdn_dist *dist, const gdn_context *context, const la
         must(dist, gdni_stream_create(context, &stream));
     must(dist, plain ? gdn_layer_forward(context, &layer, &t, stream)
                      : gdn_dist_layer_forward(l, &t, stream));
+    if (how == AGAIN)
+        forward_again(dist, context, l, &t, sizes.saved, bytes, stream);
     must(dist, plain ? gdn_layer_backward(context, &layer, &t, stream)
                      : gdn_dist_layer_backward(l, &t, stream));
     if (stream) {
@@ -359,17 +394,23 @@ static void check_layer(gdn_dist *dist, gdn_dist *other, const gdn_context *cont
     char name[96];
     snprintf(name, sizeof(name), "layer %d, %d ranks, %s, %s", index, ranks,
              gdn_backend_name(gdn_context_backend(context)), gdn_dtype_name(dtype));
-    layer_part x = run_layer(dist, context, b, shard, dtype, 0);
+    layer_part x = run_layer(dist, context, b, shard, dtype, OVER_RANKS);
+    layer_part again = run_layer(dist, context, b, shard, dtype, AGAIN);
+    compare_bits(b, &x, &again, name, "without a second forward");
+    free_part(&again);
     if (ranks == 1) {
-        layer_part y = run_layer(dist, context, b, shard, dtype, 1);
+        layer_part y = run_layer(dist, context, b, shard, dtype, PLAIN);
         compare_bits(b, &x, &y, name, "of the plain calls");
         free_part(&y);
     }
     if (other) {
         use_memory(other);
-        layer_part y = run_layer(other, context, b, shard, dtype, 0);
-        use_memory(NULL);
+        layer_part y = run_layer(other, context, b, shard, dtype, OVER_RANKS);
         compare_bits(b, &x, &y, name, "of staged messages");
+        free_part(&y);
+        y = run_layer(other, context, b, shard, dtype, AGAIN);
+        use_memory(NULL);
+        compare_bits(b, &x, &y, name, "of staged messages, with a second forward");
         free_part(&y);
     }
     check_part(dist, b, shard, &x, name);

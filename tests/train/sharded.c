@@ -1,5 +1,6 @@
 /* The model over ranks: loss and gradient of the whole batch, on every rank and bit for bit the
- * same there, whatever the groups; and a parameter that differs on one rank is found. */
+ * same there, whatever the groups, and whatever backward computes again; and a parameter that
+ * differs on one rank is found. */
 #include "gdn_dist.h"
 #include "harness.h"
 #include "lm.h"
@@ -13,7 +14,8 @@ enum {
 
 static int32_t tokens[TOKENS], targets[TOKENS];
 
-static gdni_lm *make_model(const gdn_context *context, int tied, gdni_ranks *ranks) {
+static gdni_lm *make_model(const gdn_context *context, int tied, gdni_recompute recompute,
+                           gdni_ranks *ranks) {
     const gdni_lm_shape shape = {.dtype = GDN_DTYPE_FP64,
                                  .vocab = VOCAB,
                                  .width = 12,
@@ -25,7 +27,7 @@ static gdni_lm *make_model(const gdn_context *context, int tied, gdni_ranks *ran
                                  .conv_width = 4,
                                  .mlp = 9,
                                  .tied = tied};
-    const gdni_lm_setup setup = {.ranks = ranks};
+    const gdni_lm_setup setup = {.ranks = ranks, .recompute = recompute};
     gdni_lm *lm = NULL;
     const gdn_status status = gdni_lm_create(&lm, context, &shape, TOKENS, SEQUENCES, &setup);
     CHECK(status == GDN_STATUS_OK, "%s", gdn_last_error());
@@ -70,13 +72,15 @@ static void check_difference(gdni_lm *lm, int32_t rank) {
           "another parameter on rank 1: status %d, %s", (int)status, gdn_last_error());
 }
 
-static void check_model(const gdn_context *context, gdn_dist *dist, int tied) {
+static void check_model(const gdn_context *context, gdn_dist *dist, int tied,
+                        gdni_recompute recompute) {
     gdni_ranks ranks;
     const gdni_part whole = gdni_part_of(NULL, SEQUENCES, CONTEXT);
     double alone[2] = {NAN, NAN}, shared[2] = {NAN, NAN};
     CHECK(gdni_ranks_open(&ranks, dist) == GDN_STATUS_OK, "%s", gdn_last_error());
     const gdni_part part = gdni_part_of(&ranks, SEQUENCES, CONTEXT);
-    gdni_lm *one = make_model(context, tied, NULL), *many = make_model(context, tied, &ranks);
+    gdni_lm *one = make_model(context, tied, GDNI_RECOMPUTE_NONE, NULL),
+            *many = make_model(context, tied, recompute, &ranks);
     if (one && many) {
         compute(one, &whole, alone);
         compute(many, &part, shared);
@@ -90,8 +94,8 @@ static void check_model(const gdn_context *context, gdn_dist *dist, int tied) {
         memcpy(many->param, many->grad, (size_t)many->count * sizeof(double));
         check_difference(many, ranks.rank);
         if (ranks.rank == 0)
-            printf("%d ranks, %d a sequence, tied %d: error of the gradient %.2e\n", ranks.ranks,
-                   ranks.width, tied, error);
+            printf("%d ranks, %d a sequence, tied %d, recompute %d: error of the gradient %.2e\n",
+                   ranks.ranks, ranks.width, tied, (int)recompute, error);
     }
     gdni_lm_destroy(many);
     gdni_lm_destroy(one);
@@ -106,8 +110,10 @@ static void check_width(const gdn_context *context, int32_t width) {
     CHECK(status == GDN_STATUS_OK, "%s", gdn_last_error());
     if (!dist)
         return;
-    check_model(context, dist, 0);
-    check_model(context, dist, 1);
+    check_model(context, dist, 0, GDNI_RECOMPUTE_NONE);
+    check_model(context, dist, 1, GDNI_RECOMPUTE_NONE);
+    check_model(context, dist, 1, GDNI_RECOMPUTE_STATES);
+    check_model(context, dist, 0, GDNI_RECOMPUTE_LAYER);
     gdn_dist_destroy(dist);
 }
 
