@@ -40,8 +40,20 @@ run_tests() {
 
 test_all() { run_tests "has the label gpu" -L '^gpu$' -LE stress -E '^gpu\.(stress|train|dist)' -j 4; }
 stress() { run_tests "is named gpu.stress*" -R '^gpu\.stress'; }
-# The tests, then where the time of a step of 0.4 billion parameters goes.
-train() { run_tests "is named gpu.train*" -R '^gpu\.train' && "$folder/bin/bench_train_step"; }
+# The tests, then where the time of a step of 0.4 billion parameters goes; with several GPUs, 131072 tokens of one sequence
+# for each of one, two, four, eight, and 262144 on all of them together.
+train() {
+    local ranks=1 gpus tokens
+    run_tests "is named gpu.train*" -R '^gpu\.train' && "$folder/bin/bench_train_step" || return 1
+    gpus=$(nvidia-smi --list-gpus | wc -l)
+    while [ "$gpus" -gt 1 ] && [ "$ranks" -le "$gpus" ] && [ "$ranks" -le 8 ]; do
+        for tokens in $((131072 * ranks)) 262144; do
+            mpirun -n "$ranks" --oversubscribe --bind-to none "$folder/bin/bench_train_step" \
+                tokens="$tokens" context="$tokens" steps=3 warm_up=2 || return 1
+        done
+        ranks=$((2 * ranks))
+    done
+}
 # The tests, some of which want two GPUs; then 131072 tokens a rank over NCCL, a rank for each of up to eight GPUs.
 dist() {
     local code ranks=1 gpus
