@@ -385,7 +385,8 @@ static gdn_status draw_batch(trainer *t) {
 }
 
 /* Begins a step. On a device the batch after it is drawn, and the step before it ended, while it
- * runs; nothing stays open where its parameters are looked at. */
+ * runs; nothing stays open where its parameters are looked at, or where sums through the host have
+ * waited for it. */
 static gdn_status step_once(trainer *t) {
     const gdni_config *c = t->config;
     const int64_t step = t->state.step + 1;
@@ -406,7 +407,8 @@ static gdn_status step_once(trainer *t) {
     t->state.updates += 1;
     t->state.tokens = b->tokens;
     const int compared = t->run->ranks && step % COMPARE_EVERY == 0;
-    if (!t->lm->memory->device || is_evaluated(t, step) || is_saved(t, step) || compared) {
+    const int waits = !t->lm->memory->device || (t->run->ranks && !t->run->ranks->sum_device);
+    if (waits || is_evaluated(t, step) || is_saved(t, step) || compared) {
         GDN_TRY(end_steps(t, 0));
     } else {
         if (step < c->steps)
