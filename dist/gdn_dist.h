@@ -425,8 +425,8 @@ GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_backward(gdn_dist_layer *laye
  * For a caller that lets go of a layer's activations and computes them again for backward. What
  * came from other ranks, and what was decided, are the first gdn_dist_layer_crossed() bytes of
  * saved: two states a head and little else. With those of the forward of the same tensors in place,
- * gdn_dist_layer_forward_again() writes out, final_state and the rest of saved, the same bits. It
- * sends nothing, and waits for no other rank.
+ * by this layer or by one that saves less, gdn_dist_layer_forward_again() writes out, final_state
+ * and the rest of saved. It sends nothing, and waits for no other rank.
  */
 GDN_API size_t gdn_dist_layer_crossed(const gdn_dist_layer *layer);
 GDN_API GDN_CHECK_RESULT gdn_status gdn_dist_layer_forward_again(gdn_dist_layer *layer,

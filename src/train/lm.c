@@ -155,14 +155,17 @@ static size_t larger(size_t a, size_t b) {
 /* The layer's sizes: this rank's part of T tokens in N sequences. */
 static gdn_status plan_ranks(gdni_lm *lm, int64_t T, int64_t N) {
     const gdni_part part = gdni_part_of(lm->ranks, N, T / N);
-    gdn_layer group = lm->layer;
-    gdn_sizes sizes = GDN_SIZES_INIT;
-    group.T = part.group_count;
-    group.N = part.group_count / (T / N);
-    GDN_TRY(lm->ranks->plan(lm->ranks, lm->context, &group, part.first - part.group_first,
-                            part.count, &sizes));
-    lm->saved_size = sizes.saved;
-    lm->workspace_size = larger(sizes.forward_workspace, sizes.backward_workspace);
+    for (int i = 0; i < GDNI_RANKS_PLANS; ++i) {
+        gdn_layer group = i == GDNI_RANKS_LOSS ? lm->layer_loss : lm->layer;
+        gdn_sizes sizes = GDN_SIZES_INIT;
+        group.T = part.group_count;
+        group.N = part.group_count / (T / N);
+        GDN_TRY(lm->ranks->plan(lm->ranks, (gdni_ranks_plan)i, lm->context, &group, &part, &sizes));
+        lm->saved_size = larger(lm->saved_size, sizes.saved);
+        lm->workspace_size = larger(lm->workspace_size, sizes.forward_workspace);
+        if (i == GDNI_RANKS_BACKWARD)
+            lm->workspace_size = larger(lm->workspace_size, sizes.backward_workspace);
+    }
     return GDN_STATUS_OK;
 }
 

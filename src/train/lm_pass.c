@@ -155,7 +155,8 @@ static gdn_status on_convolved(void *user, void *dqkv) {
 }
 
 /* With what other ranks sent in this pass's first forward, where they share blocks' memory. */
-static gdn_status shared_forward(gdni_lm *lm, int32_t i, gdn_layer_tensors *t, int again) {
+static gdn_status shared_forward(gdni_lm *lm, int32_t i, gdn_layer_tensors *t, int save,
+                                 int again) {
     const gdni_lm_block *b = &lm->blocks[i];
     gdni_memory *m = lm->memory;
     gdni_ranks *ranks = lm->ranks;
@@ -163,7 +164,7 @@ static gdn_status shared_forward(gdni_lm *lm, int32_t i, gdn_layer_tensors *t, i
         GDN_TRY(m->copy(m, GDNI_LANE_COMPUTE, b->saved, b->crossed, ranks->crossed));
         return ranks->forward_again(ranks, t, m->stream);
     }
-    GDN_TRY(ranks->forward(ranks, t, m->stream));
+    GDN_TRY(ranks->forward(ranks, save ? GDNI_RANKS_BACKWARD : GDNI_RANKS_LOSS, t, m->stream));
     if (!b->crossed)
         return GDN_STATUS_OK;
     return m->copy(m, GDNI_LANE_COMPUTE, b->crossed, b->saved, ranks->crossed);
@@ -182,8 +183,9 @@ static gdn_status layer_call(gdni_lm *lm, int32_t i, gdn_layer_tensors *t, const
                                    on_forward,    on_backward, on_convolved};
     gdn_stream stream = lm->memory->stream;
     if (lm->sharded) {
-        GDN_TRY(p == LAYER_BACKWARD ? lm->ranks->backward(lm->ranks, t, stream)
-                                    : shared_forward(lm, i, t, p == LAYER_AGAIN));
+        GDN_TRY(p == LAYER_BACKWARD
+                    ? lm->ranks->backward(lm->ranks, t, stream)
+                    : shared_forward(lm, i, t, layer == &lm->layer, p == LAYER_AGAIN));
         return gdni_lm_span(lm, GDNI_SPAN_LAYER, i);
     }
     t->hooks = lm->timeline ? &hooks : NULL;

@@ -11,20 +11,37 @@
 typedef struct gdn_dist gdn_dist;
 typedef struct gdni_ranks gdni_ranks;
 
+/* The GDN layer as two plans over the sequence group: of passes with backward, and of those without
+ * it, which keep less. What crosses is the same. */
+typedef enum gdni_ranks_plan {
+    GDNI_RANKS_BACKWARD,
+    GDNI_RANKS_LOSS,
+    GDNI_RANKS_PLANS
+} gdni_ranks_plan;
+
+/*
+ * This rank's part of a batch of N sequences of `context` tokens: tokens [first, first + count) of
+ * the batch. group: the tokens of all its sequence group. ranks NULL: all of it.
+ */
+typedef struct gdni_part {
+    int64_t first, count;
+    int64_t group_first, group_count;
+} gdni_part;
+
 /* The calls are collective: over all ranks, or over the sequence group where it says so. */
 struct gdni_ranks {
     int32_t rank, ranks, width;
     gdn_dist *dist;
-    void *layer;    /* the GDN layer over the sequence group */
-    size_t crossed; /* bytes at the start of its saved that forward_again wants; set by plan */
+    void *layers[GDNI_RANKS_PLANS];
+    size_t crossed; /* bytes at the start of saved that forward_again wants; set by plan */
 
-    /* Sequence group: plans the layer for T tokens in N sequences, of which this rank has `count`
-     * from token `first` on. */
-    gdn_status (*plan)(gdni_ranks *ranks, const gdn_context *context, const gdn_layer *layer,
-                       int64_t first, int64_t count, gdn_sizes *sizes);
-    gdn_status (*forward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors, gdn_stream stream);
+    /* Sequence group: plans the layer for T tokens in N sequences; this rank has `part`. */
+    gdn_status (*plan)(gdni_ranks *ranks, gdni_ranks_plan which, const gdn_context *context,
+                       const gdn_layer *layer, const gdni_part *part, gdn_sizes *sizes);
+    gdn_status (*forward)(gdni_ranks *ranks, gdni_ranks_plan which,
+                          const gdn_layer_tensors *tensors, gdn_stream stream);
     gdn_status (*backward)(gdni_ranks *ranks, const gdn_layer_tensors *tensors, gdn_stream stream);
-    /* Not collective: forward's activations once more. */
+    /* Not collective: the activations of a forward of either plan, for backward. */
     gdn_status (*forward_again)(gdni_ranks *ranks, const gdn_layer_tensors *tensors,
                                 gdn_stream stream);
 
@@ -50,15 +67,6 @@ void gdni_ranks_close(gdni_ranks *ranks);
 /* All call it: sets sum_device and finish_device where NCCL is here and each rank has a device of
  * its own. The context outlives dist. */
 gdn_status gdni_ranks_use_device(gdni_ranks *ranks, const gdn_context *context);
-
-/*
- * This rank's part of a batch of N sequences of `context` tokens: tokens [first, first + count) of
- * the batch. group: the tokens of all its sequence group. ranks NULL: all of it.
- */
-typedef struct gdni_part {
-    int64_t first, count;
-    int64_t group_first, group_count;
-} gdni_part;
 
 gdni_part gdni_part_of(const gdni_ranks *ranks, int64_t N, int64_t context);
 

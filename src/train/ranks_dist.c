@@ -3,32 +3,33 @@
 #include "gdn_dist.h"
 #include "ranks.h"
 
-static gdn_status plan(gdni_ranks *r, const gdn_context *context, const gdn_layer *layer,
-                       int64_t first, int64_t count, gdn_sizes *sizes) {
+static gdn_status plan(gdni_ranks *r, gdni_ranks_plan which, const gdn_context *context,
+                       const gdn_layer *layer, const gdni_part *part, gdn_sizes *sizes) {
     gdn_shard shard = GDN_SHARD_INIT;
     gdn_dist_layer *made = NULL;
     shard.T = layer->T;
     shard.N = layer->N;
-    shard.first = first;
-    shard.count = count;
+    shard.first = part->first - part->group_first;
+    shard.count = part->count;
     GDN_TRY(gdn_dist_layer_create(&made, r->dist, context, layer, &shard));
-    gdn_dist_layer_destroy(r->layer);
-    r->layer = made;
+    gdn_dist_layer_destroy(r->layers[which]);
+    r->layers[which] = made;
     r->crossed = gdn_dist_layer_crossed(made);
     return gdn_dist_layer_sizes(made, sizes);
 }
 
-static gdn_status forward(gdni_ranks *r, const gdn_layer_tensors *tensors, gdn_stream stream) {
-    return gdn_dist_layer_forward(r->layer, tensors, stream);
+static gdn_status forward(gdni_ranks *r, gdni_ranks_plan which, const gdn_layer_tensors *tensors,
+                          gdn_stream stream) {
+    return gdn_dist_layer_forward(r->layers[which], tensors, stream);
 }
 
 static gdn_status backward(gdni_ranks *r, const gdn_layer_tensors *tensors, gdn_stream stream) {
-    return gdn_dist_layer_backward(r->layer, tensors, stream);
+    return gdn_dist_layer_backward(r->layers[GDNI_RANKS_BACKWARD], tensors, stream);
 }
 
 static gdn_status forward_again(gdni_ranks *r, const gdn_layer_tensors *tensors,
                                 gdn_stream stream) {
-    return gdn_dist_layer_forward_again(r->layer, tensors, stream);
+    return gdn_dist_layer_forward_again(r->layers[GDNI_RANKS_BACKWARD], tensors, stream);
 }
 
 static gdn_status sum(gdni_ranks *r, gdn_dtype dtype, void *data, int64_t count) {
@@ -90,6 +91,8 @@ gdn_status gdni_ranks_use_device(gdni_ranks *r, const gdn_context *context) {
 }
 
 void gdni_ranks_close(gdni_ranks *ranks) {
-    gdn_dist_layer_destroy(ranks->layer);
-    ranks->layer = NULL;
+    for (int i = 0; i < GDNI_RANKS_PLANS; ++i) {
+        gdn_dist_layer_destroy(ranks->layers[i]);
+        ranks->layers[i] = NULL;
+    }
 }
