@@ -102,6 +102,10 @@ static gdn_status find_inner_sizes(gdn_dist_plan *plan) {
         GDN_TRY(gdn_problem_supported(plan->context, &transfer));
         GDN_TRY(raise_to_segment(plan, &transfer, &most));
     }
+    if (plan->beside) {
+        plan->segment_workspace = most;
+        return GDN_STATUS_OK;
+    }
     if (plan->inner.forward_workspace < most)
         plan->inner.forward_workspace = most;
     if (plan->inner.backward_workspace < most)
@@ -111,7 +115,7 @@ static gdn_status find_inner_sizes(gdn_dist_plan *plan) {
 
 /* Offsets of the parts in workspace and saved; 0 bytes for what this rank does not need. */
 typedef struct layout {
-    size_t backend, entry_rows, exit_rows, outgoing, incoming, states, bounds;
+    size_t backend, segment, entry_rows, exit_rows, outgoing, incoming, states, bounds;
     size_t sums, cut, first_state, zeros, identity, workspace;
     size_t final, log_decay, entry, transfer, inner, saved; /* workspace, saved: bytes of all */
 } layout;
@@ -140,6 +144,7 @@ static layout lay_out(const gdn_dist_plan *plan, int32_t backward) {
     layout l = {0};
     l.backend = backward ? plan->inner.backward_workspace : plan->inner.forward_workspace;
     place(&l.workspace, l.backend);
+    l.segment = place(&l.workspace, plan->segment_workspace);
     l.entry_rows = place(&l.workspace, part->from_left && p->N > 1 ? rows : 0);
     l.exit_rows = place(&l.workspace, part->to_right && backward ? rows : 0);
     l.states = place(&l.workspace, crosses ? plan->states_bytes : 0);
@@ -179,6 +184,7 @@ gdn_status gdni_dist_open(const gdn_dist_plan *plan, const char *function, int32
                  "%s: workspace is at %p, expected memory at a multiple of %d", function,
                  tensors->workspace, ALIGNMENT);
     char *workspace = tensors->workspace, *saved = tensors->saved;
+    memory->segment = workspace + l.segment;
     memory->entry_rows = workspace + l.entry_rows;
     memory->exit_rows = workspace + l.exit_rows;
     memory->outgoing = workspace + l.outgoing;
@@ -259,7 +265,11 @@ static gdn_status set_up(gdn_dist_plan *plan, const gdn_problem *problem, const 
         plan->states_bytes = plan->head_bytes * (size_t)p->Hv;
         plan->mail_bytes = (size_t)gdn_shard_state_bytes(p);
         plan->header_bytes = plan->mail_bytes - plan->states_bytes;
-        mine = find_inner_sizes(plan);
+        if (plan->on_device && plan->group->device_send &&
+            (plan->part.from_left || plan->part.to_right))
+            mine = gdni_beside_create(plan, &plan->beside);
+        if (mine == GDN_STATUS_OK)
+            mine = find_inner_sizes(plan);
         if (mine == GDN_STATUS_OK && plan->on_device && !plan->group->device_send)
             mine = gdni_staging_create(plan, &plan->staging);
         describe(plan, shard, text, sizeof(text));
@@ -296,6 +306,7 @@ void gdn_dist_plan_destroy(gdn_dist_plan *plan) {
     if (!plan)
         return;
     gdni_staging_destroy(plan->context, plan->staging);
+    gdni_beside_destroy(plan->context, plan->beside);
     free(plan->cu_seqlens);
     free(plan->firsts);
     free(plan);

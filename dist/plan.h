@@ -1,7 +1,7 @@
 /*
  * A plan, and how its calls divide the caller's memory.
  *
- *   workspace   the backend's, then rows of entry and exit states, mail, N and the bounds; on a
+ *   workspace   the backend's, a segment pass's where it runs beside the main kernels, then rows of entry and exit states, mail, N and the bounds; on a
  *               device what its kernels decide from, in place of mail and bounds
  *   saved       decisions, log decays, entry state, M (of a sequence that passes through; on a
  *               device exp(log_decay) M, and no log decays), then the backend's
@@ -12,6 +12,7 @@
 #include "group.h"
 
 typedef struct gdni_staging gdni_staging;
+typedef struct gdni_beside gdni_beside;
 
 enum {
     GDNI_WARM_UP = 64 /* tokens: the shortest tail that a segment pass reads */
@@ -25,6 +26,7 @@ struct gdn_dist_plan {
     gdn_shard_part part;
     int32_t on_device;      /* tensors are memory of the context's device */
     gdni_staging *staging;  /* on a device, where messages go over MPI; else NULL */
+    gdni_beside *beside;    /* on a device, over NCCL: for segment passes beside the main kernels */
     int64_t *cu_seqlens;    /* [problem.N + 1] */
     int64_t *firsts;        /* [ranks + 1]: first token of each rank, T last */
     int64_t sequence_start; /* of the first sequence, in tokens of the whole batch */
@@ -32,6 +34,7 @@ struct gdn_dist_plan {
     size_t head_bytes, states_bytes; /* of one head's state and of one sequence's */
     size_t mail_bytes, header_bytes;
     gdn_sizes inner; /* what the backend wants, segment passes included in all workspaces */
+    size_t segment_workspace; /* but not those beside the main kernels, which want so much */
     gdn_sizes sizes;
     uint32_t calls; /* made so far: neighbours must be at the same one */
     gdn_dist_traffic traffic;
@@ -39,6 +42,7 @@ struct gdn_dist_plan {
 
 /* The caller's memory, divided. */
 typedef struct gdni_dist_memory {
+    char *segment;                /* a segment pass's workspace, beside the main kernels */
     char *entry_rows, *exit_rows; /* [N] states: initial_state, dht with the row that crossed */
     char *outgoing, *incoming;    /* mail */
     char *states;                 /* one sequence's: N or n */
@@ -134,6 +138,10 @@ gdn_status gdni_device_forward_again(gdn_dist_plan *plan, gdn_tensors *tensors,
 gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_staging **staging);
 void gdni_staging_destroy(const gdn_context *context, gdni_staging *staging);
 
+/* A stream of its own for segment passes. */
+gdn_status gdni_beside_create(const gdn_dist_plan *plan, gdni_beside **beside);
+void gdni_beside_destroy(const gdn_context *context, gdni_beside *beside);
+
 /* States [Hv, K, V] of the device on their way to the neighbour `step` further, or from it. */
 typedef struct gdni_crossing {
     gdn_dist_plan *plan;
@@ -171,6 +179,10 @@ static inline gdn_status gdni_staging_create(const gdn_dist_plan *plan, gdni_sta
     return GDN_STATUS_NO_BACKEND;
 }
 static inline void gdni_staging_destroy(const gdn_context *context, gdni_staging *staging) {}
+static inline gdn_status gdni_beside_create(const gdn_dist_plan *plan, gdni_beside **beside) {
+    return GDN_STATUS_NO_BACKEND;
+}
+static inline void gdni_beside_destroy(const gdn_context *context, gdni_beside *beside) {}
 #endif
 
 #endif /* GDNI_DIST_PLAN_H */
