@@ -279,11 +279,12 @@ static void print_result(const gdni_lm *lm, double *seconds, double waited, cons
     for (long i = 0; i < steps; ++i)
         all += seconds[option[WARM_UP] + i];
     qsort(seconds + option[WARM_UP], (size_t)steps, sizeof(*seconds), by_size);
-    const double median = seconds[option[WARM_UP] + steps / 2];
+    const double *sorted = seconds + option[WARM_UP], median = sorted[steps / 2];
     const double rate = (double)option[TOKENS] / median, peak = gdni_backend_peak(about);
     if (!prints())
         return;
-    printf("median step %.2f ms, %.0f tokens/s, %.1f TFLOP/s of the model", 1e3 * median, rate,
+    printf("median step %.2f ms (%.2f to %.2f), %.0f tokens/s, %.1f TFLOP/s of the model",
+           1e3 * median, 1e3 * sorted[0], 1e3 * sorted[steps - 1], rate,
            1e-12 * rate * gdni_lm_flops(lm));
     if (peak > 0)
         printf(", MFU %.1f%%", 100 * rate * gdni_lm_flops(lm) / peak / (ranks ? ranks->ranks : 1));
