@@ -18,7 +18,7 @@ inline bool applies(const Arguments &a) {
 }
 
 // Not `whole`: the last 32 columns of a tile's first 32 rows, which are zero, are left out. The
-// forward chain and the exact pass do not read them.
+// forward chain and the exact pass do not read them. Nor are the gate tables' sums written.
 cudaError_t launch_prepare(const Arguments &a, bool whole, cudaStream_t stream);
 cudaError_t launch_forward(const Arguments &a, cudaStream_t stream);
 // Both in one, for a call that keeps nothing for backward and cuts nothing.

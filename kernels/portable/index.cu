@@ -88,6 +88,7 @@ __global__ void __launch_bounds__(CHUNK_THREADS)
     index_chunks_kernel(const __grid_constant__ Arguments a, int chunk, bool alone) {
     __shared__ int64_t starts[CHUNK_THREADS + 1];
     const int64_t *start = a.chunk_start;
+    let_next_start();
     if (alone) {
         find_starts<CHUNK_THREADS>(a, chunk, starts);
         start = starts;
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(CHUNK_THREADS)
         const int64_t n = a.first_sequence + i / a.Hv;
         gdni_plan_problem p = a.plan;
         p.chunk_start = start;
-        a.items[i] = gdni_plan_item(&p, n, n, 0, 1, static_cast<int32_t>(i % a.Hv));
+        a.items[i] = gdni_plan_item(&p, n, n, 0, 1, static_cast<int32_t>(i % a.Hv), {}, {});
         if (i == 0)
             *a.item_count = static_cast<int32_t>(items);
     }

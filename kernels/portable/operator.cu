@@ -255,9 +255,10 @@ class Operator {
             k_normed_ = work_.take<T>(keys);
         }
         segment_mark_ = work_.mark();
-        a_.plan.max_borders =
-            operator_call ? gdni_plan_max_borders(&device_, &p_, t_.cu_seqlens != nullptr, backward)
-                          : 0;
+        a_.plan.max_borders = operator_call
+                                  ? gdni_plan_max_borders(&device_, &p_, t_.cu_seqlens != nullptr,
+                                                          backward, &a_.plan.shortest)
+                                  : 0;
         a_.plan.segments = a_.plan.max_borders ? p_.segments : 1;
         index<T>();
         const int64_t count = a_.max_chunks * p_.Hv;

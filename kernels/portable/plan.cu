@@ -14,6 +14,7 @@
 //              memory, a block of 32 rows at a time, as many blocks ahead as there is room for.
 //
 // The order of the tasks differs from run to run; nothing that they compute depends on it.
+#include "../hopper/launch.h"
 #include "stages.h"
 #include "tile.cuh"
 
@@ -21,7 +22,7 @@ namespace gdni {
 
 namespace {
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 512, FEW = 1024; // items
 constexpr int CANDIDATES = GDNI_PLAN_CANDIDATES;
 
 __device__ gdni_plan_problem plan_problem(const Arguments &a) {
@@ -45,35 +46,61 @@ __device__ int64_t warp_most(int64_t x) {
     return x;
 }
 
-__device__ void add_task(const Arguments &a, int64_t right_item, Task task) {
-    a.tasks[atomicAdd(a.task_count, 1)] = static_cast<int32_t>(right_item * TASKS + task);
-}
-
-// Item i and its tasks, once segment_start is known.
-__device__ void make_item(const Arguments &a, int64_t i) {
-    const int64_t segment = i / a.Hv;
-    int64_t n = 0, end = a.N; // segment_start[n] <= segment < segment_start[end]
-    while (end - n > 1) {
-        const int64_t middle = (n + end) / 2;
-        if (a.segment_start[middle] <= segment)
-            n = middle;
-        else
-            end = middle;
+// Where item i is, once segment_start is known: head and segment, of `count` of sequence n, from
+// the sequence's `first`.
+struct Place {
+    int64_t segment, n, first, count;
+    int32_t head;
+    __device__ Place(const Arguments &a, int64_t i)
+        : segment(gdni_plan_divide(i, a.Hv)), n(0), head(static_cast<int32_t>(i - segment * a.Hv)) {
+        int64_t end = a.N; // segment_start[n] <= segment < segment_start[end]
+#pragma unroll 1
+        while (end - n > 1) {
+            const int64_t middle = (n + end) / 2;
+            if (a.segment_start[middle] <= segment)
+                n = middle;
+            else
+                end = middle;
+        }
+        first = a.segment_start[n];
+        count = a.segment_start[n + 1] - first;
     }
+};
+
+// Chunks of warm-up beside the border on an item's left, if it has one.
+__device__ int64_t warm_up(const Arguments &a, int64_t i, int right) {
+    const Place at(a, i);
     const gdni_plan_problem p = plan_problem(a);
-    const int64_t start = a.segment_start[n];
-    const gdni_work_item item =
-        gdni_plan_item(&p, n, segment, segment - start, a.segment_start[n + 1] - start,
-                       static_cast<int32_t>(i % a.Hv));
-    a.items[i] = item;
-    if (item.flags & GDNI_ITEM_STATE && a.pool_states)
-        add_task(a, i + a.Hv, TASK_STATE);
-    if (item.flags & GDNI_ITEM_GRADIENT && a.pool_grads)
-        add_task(a, i, TASK_GRADIENT);
-    if (item.flags & GDNI_ITEM_TRANSFER)
-        add_task(a, i + a.Hv, TASK_TRANSFER);
+    return at.segment > at.first
+               ? gdni_plan_side(&p, at.n, at.segment - at.first, at.count, at.head, right)
+               : 0;
 }
 
+// Item i and its tasks, between two borders; `count` of tasks.
+__device__ void make_item(const Arguments &a, int64_t i, gdni_plan_border left,
+                          gdni_plan_border right, int32_t *count) {
+    const Place at(a, i);
+    const gdni_plan_problem p = plan_problem(a);
+    const gdni_work_item item =
+        gdni_plan_item(&p, at.n, at.segment, at.segment - at.first, at.count, at.head, left, right);
+    a.items[i] = item;
+    const int64_t task[TASKS] = {(i + a.Hv) * TASKS + TASK_STATE, i * TASKS + TASK_GRADIENT,
+                                 (i + a.Hv) * TASKS + TASK_TRANSFER};
+    const bool wanted[TASKS] = {item.flags & GDNI_ITEM_STATE && a.pool_states,
+                                item.flags & GDNI_ITEM_GRADIENT && a.pool_grads,
+                                (item.flags & GDNI_ITEM_TRANSFER) != 0};
+    const int tasks = wanted[0] + wanted[1] + wanted[2];
+    if (tasks == 0)
+        return;
+    int32_t next = atomicAdd(count, tasks);
+#pragma unroll
+    for (int t = 0; t < TASKS; ++t)
+        if (wanted[t])
+            a.tasks[next++] = static_cast<int32_t>(task[t]);
+}
+
+// NOTE: run once by one CTA, most of its time is waiting for its own instructions: code that is
+// there twice, or unrolled, costs more than it saves.
 __global__ void __launch_bounds__(THREADS)
     choose_kernel(const __grid_constant__ Arguments a, bool items_too) {
     __shared__ gdni_plan_candidate candidates[CANDIDATES];
@@ -81,16 +108,30 @@ __global__ void __launch_bounds__(THREADS)
     __shared__ int64_t longest[THREADS / 32];
     __shared__ gdni_plan_choice choice;
     __shared__ int64_t warp_sums[THREADS / 32];
+    __shared__ int32_t warm_ups[2][FEW];
+    __shared__ int32_t tasks;
+    let_next_start();
+    wait_for_previous();
     const gdni_plan_problem p = plan_problem(a);
     const int64_t total = a.chunk_start[a.N];
     const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % 32;
     const auto chunks_of = [&](int64_t n) { return a.chunk_start[n + 1] - a.chunk_start[n]; };
+    int64_t most = 1;
+#pragma unroll 1
+    for (int64_t n = tid; n < a.N; n += THREADS)
+        most = chunks_of(n) > most ? chunks_of(n) : most;
+    most = warp_most(most);
+    if (lane == 0)
+        longest[warp] = most;
     if (tid == 0) {
-        choice = {1, p.segments, 0};
-        *a.task_count = 0;
+        choice = {1, p.segments ? p.segments : 1, 0};
+        tasks = 0;
     }
-    if (p.segments == 0) {
+    __syncthreads();
+    most = warp_most(longest[lane % (THREADS / 32)]);
+    if (p.segments == 0 && most >= p.shortest) {
         const int64_t stride = gdni_plan_stride(total);
+#pragma unroll 1
         for (int h = warp; h < p.Hv; h += THREADS / 32) {
             int32_t sum = 0;
 #pragma unroll
@@ -101,23 +142,19 @@ __global__ void __launch_bounds__(THREADS)
             if (lane == 0)
                 falls[h] = sum;
         }
-        int64_t most = 1;
-        for (int64_t n = tid; n < a.N; n += THREADS)
-            most = chunks_of(n) > most ? chunks_of(n) : most;
-        most = warp_most(most);
-        if (lane == 0)
-            longest[warp] = most;
         __syncthreads();
+#pragma unroll 1
         for (int i = warp; i < CANDIDATES; i += THREADS / 32) {
             gdni_plan_candidate c = {};
-            most = warp_most(longest[lane % (THREADS / 32)]);
-            c.length = (most + gdni_plan_parts(i) - 1) / gdni_plan_parts(i);
+            c.length = gdni_plan_divide(most + gdni_plan_parts(i) - 1, gdni_plan_parts(i));
             const gdni_plan_choice tried = {c.length, INT64_MAX, 0};
+#pragma unroll 1
             for (int64_t n = lane; n < a.N; n += 32) {
                 const int64_t count = gdni_plan_segments(&tried, chunks_of(n));
                 c.segments += count;
                 c.cut += count > 1;
             }
+#pragma unroll 1
             for (int h = lane; h < p.Hv; h += 32) {
                 const int64_t warm = gdni_plan_estimate(&p, falls[h], total);
                 if (warm <= c.length) {
@@ -143,6 +180,7 @@ __global__ void __launch_bounds__(THREADS)
     __syncthreads();
     // segment_start: an exclusive sum, THREADS sequences at a time.
     int64_t base = 0;
+#pragma unroll 1
     for (int64_t first = 0; first < a.N; first += THREADS) {
         const int64_t n = first + tid;
         const int64_t count = n < a.N ? gdni_plan_segments(&choice, chunks_of(n)) : 0;
@@ -156,6 +194,7 @@ __global__ void __launch_bounds__(THREADS)
             warp_sums[warp] = sum;
         __syncthreads();
         int64_t before = 0, all = 0;
+#pragma unroll 1
         for (int w = 0; w < THREADS / 32; ++w) {
             if (w == warp)
                 before = all;
@@ -166,20 +205,46 @@ __global__ void __launch_bounds__(THREADS)
         base += all;
         __syncthreads();
     }
+    const int64_t items = base * a.Hv;
     if (tid == 0) {
         a.segment_start[a.N] = base;
-        *a.item_count = static_cast<int32_t>(base * a.Hv);
-        *a.narrow = p.segments == 0 ? choice.narrow : gdni_plan_narrow(&p.model, base * a.Hv);
+        *a.item_count = static_cast<int32_t>(items);
+        *a.narrow =
+            p.segments == 0 && choice.most > 1 ? choice.narrow : gdni_plan_narrow(&p.model, items);
+        *a.task_count = 0;
     }
     __syncthreads();
-    for (int64_t i = tid; items_too && i < base * a.Hv; i += THREADS)
-        make_item(a, i);
+    if (!items_too)
+        return;
+#pragma unroll 1
+    for (int i = tid; i < 2 * items; i += THREADS) {
+        const int right = i >= items, item = right ? i - static_cast<int>(items) : i;
+        warm_ups[right][item] = static_cast<int32_t>(warm_up(a, item, right));
+    }
+    __syncthreads();
+    const auto border = [&](int i) { return gdni_plan_cross(warm_ups[0][i], warm_ups[1][i]); };
+#pragma unroll 1
+    for (int i = tid; i < items; i += THREADS)
+        make_item(a, i, border(i), i + a.Hv < items ? border(i + a.Hv) : gdni_plan_cross(0, 0),
+                  &tasks);
+    __syncthreads();
+    if (tid == 0)
+        *a.task_count = tasks;
 }
 
 __global__ void items_kernel(const __grid_constant__ Arguments a) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < a.segment_start[a.N] * a.Hv)
-        make_item(a, i);
+    const int64_t items = a.segment_start[a.N] * a.Hv;
+    if (i >= items)
+        return;
+    gdni_plan_border border[2] = {};
+#pragma unroll 1
+    for (int side = 0; side < 2; ++side) {
+        const int64_t at = i + side * a.Hv;
+        const int64_t left = at < items ? warm_up(a, at, 0) : 0;
+        border[side] = gdni_plan_cross(left, left ? warm_up(a, at, 1) : 0);
+    }
+    make_item(a, i, border[0], border[1], a.task_count);
 }
 
 constexpr int SCAN_COLUMNS = 8, SCAN_ROWS = 32, SCAN_THREADS = SCAN_COLUMNS * SCAN_ROWS;
@@ -369,8 +434,11 @@ __global__ void __launch_bounds__(SCAN_THREADS)
 } // namespace
 
 cudaError_t launch_plan(const Arguments &a, cudaStream_t stream) {
-    const bool few = a.max_items <= 4 * THREADS;
-    const cudaError_t error = launch_kernel(choose_kernel, dim3(1), THREADS, 0, stream, a, few);
+    const bool few = a.max_items <= FEW;
+    const cudaError_t error =
+        a.capability >= 90
+            ? hopper::launch_early(choose_kernel, dim3(1), THREADS, 0, stream, a, few)
+            : launch_kernel(choose_kernel, dim3(1), THREADS, 0, stream, a, few);
     if (error != cudaSuccess || few)
         return error;
     return launch_kernel(items_kernel, dim3(static_cast<unsigned>((a.max_items + 63) / 64)), 64, 0,

@@ -31,8 +31,9 @@ gdn_status gdni_device_plans(const gdn_context *context, const gdn_problem *prob
     const gdni_plan_device device = {context->multiprocessors, context->capability,
                                      context->shared_memory};
     gdn_problem checked;
+    int64_t shortest;
     GDN_TRY(gdni_problem_check("gdni_device_plans", problem, &checked));
-    *plans = gdni_plan_max_borders(&device, &checked, packed, backward) > 0;
+    *plans = gdni_plan_max_borders(&device, &checked, packed, backward, &shortest) > 0;
     return GDN_STATUS_OK;
 }
 

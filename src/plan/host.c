@@ -39,7 +39,7 @@ static void summarise(gdni_plan *plan) {
     for (int i = 0; i < GDNI_PLAN_CANDIDATES; ++i) {
         gdni_plan_candidate *c = &plan->candidates[i];
         memset(c, 0, sizeof(*c));
-        c->length = (longest + gdni_plan_parts(i) - 1) / gdni_plan_parts(i);
+        c->length = gdni_plan_divide(longest + gdni_plan_parts(i) - 1, gdni_plan_parts(i));
         const gdni_plan_choice tried = {c->length, INT64_MAX, 0};
         for (int64_t n = 0; n < p->N; ++n) {
             const int64_t chunks = plan->chunk_start[n + 1] - plan->chunk_start[n];
@@ -63,6 +63,14 @@ static void summarise(gdni_plan *plan) {
     }
 }
 
+/* The border on the left of segment j. */
+static gdni_plan_border border_of(const gdni_plan_problem *p, int64_t n, int64_t j, int64_t count,
+                                  int32_t head) {
+    return j < 1 || j >= count ? gdni_plan_cross(0, 0)
+                               : gdni_plan_cross(gdni_plan_side(p, n, j, count, head, 0),
+                                                 gdni_plan_side(p, n, j, count, head, 1));
+}
+
 static gdn_status make_items(gdni_plan *plan) {
     const gdni_plan_problem *p = &plan->problem;
     int64_t segments = 0, segment = 0;
@@ -78,7 +86,9 @@ static gdn_status make_items(gdni_plan *plan) {
             gdni_plan_segments(&plan->choice, plan->chunk_start[n + 1] - plan->chunk_start[n]);
         for (int64_t j = 0; j < count; ++j, ++segment)
             for (int32_t h = 0; h < p->Hv; ++h)
-                plan->items[segment * p->Hv + h] = gdni_plan_item(p, n, segment, j, count, h);
+                plan->items[segment * p->Hv + h] =
+                    gdni_plan_item(p, n, segment, j, count, h, border_of(p, n, j, count, h),
+                                   border_of(p, n, j + 1, count, h));
     }
     return GDN_STATUS_OK;
 }
@@ -108,13 +118,14 @@ gdn_status gdni_plan_make(const gdni_plan_device *device, const gdn_problem *p,
     plan->problem.chunk_start = plan->chunk_start;
     plan->problem.bounds = plan->bounds;
     plan->problem.threshold = gdni_plan_threshold(p);
-    plan->problem.max_borders = gdni_plan_max_borders(device, p, data->cu_seqlens != NULL, 0);
+    plan->problem.max_borders =
+        gdni_plan_max_borders(device, p, data->cu_seqlens != NULL, 0, &plan->problem.shortest);
     plan->problem.segments = plan->problem.max_borders ? p->segments : 1;
     plan->problem.model = gdni_plan_model_of(device, p, 0);
     summarise(plan);
-    if (plan->problem.segments) {
-        plan->choice.length = 1;
-        plan->choice.most = plan->problem.segments;
+    if (plan->problem.segments || plan->candidates[0].length < plan->problem.shortest) {
+        plan->choice.length = plan->problem.segments ? 1 : plan->candidates[0].length;
+        plan->choice.most = plan->problem.segments ? plan->problem.segments : 1;
     } else {
         plan->choice = gdni_plan_choose(&plan->problem, plan->candidates);
     }

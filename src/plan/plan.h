@@ -55,6 +55,7 @@ typedef struct gdni_plan_problem {
     float threshold;
     int32_t segments;    /* 0: the model decides; n: at most n a sequence */
     int64_t max_borders; /* room for borders between segments, over all sequences */
+    int64_t shortest;    /* the model decides where the longest sequence has so many chunks */
     gdni_plan_model model;
 } gdni_plan_problem;
 
@@ -63,6 +64,11 @@ enum {
     GDNI_PLAN_SAMPLES = 256,   /* chunks whose bounds estimate the decay of heads */
     GDNI_PLAN_MAX_HEADS = 1024 /* more heads are never cut: they fill any device */
 };
+
+/* x / y of numbers >= 0; in 32 bits, which devices do faster, where both have no more. */
+GDNI_BOTH int64_t gdni_plan_divide(int64_t x, int64_t y) {
+    return (x | y) >> 32 ? x / y : (int64_t)((uint32_t)x / (uint32_t)y);
+}
 
 /* Segments of the longest sequence, by candidate. */
 GDNI_BOTH int32_t gdni_plan_parts(int candidate) {
@@ -90,7 +96,7 @@ typedef struct gdni_plan_choice {
 } gdni_plan_choice;
 
 GDNI_BOTH int64_t gdni_plan_segments(const gdni_plan_choice *choice, int64_t chunks) {
-    int64_t count = (chunks + choice->length - 1) / choice->length;
+    int64_t count = gdni_plan_divide(chunks + choice->length - 1, choice->length);
     if (count > choice->most)
         count = choice->most;
     return count < 1 ? 1 : count;
@@ -98,7 +104,8 @@ GDNI_BOTH int64_t gdni_plan_segments(const gdni_plan_choice *choice, int64_t chu
 
 /* First chunk, inside its sequence, of segment j of `count`. */
 GDNI_BOTH int64_t gdni_plan_cut(int64_t chunks, int64_t count, int64_t j) {
-    return chunks / count * j + chunks % count * j / count;
+    const int64_t whole = gdni_plan_divide(chunks, count);
+    return whole * j + gdni_plan_divide((chunks - whole * count) * j, count);
 }
 
 /* From one sampled chunk to the next: at most GDNI_PLAN_SAMPLES of `total` are. */
@@ -198,8 +205,8 @@ GDNI_BOTH int64_t gdni_plan_warm_up(const gdni_plan_problem *p, int32_t head, in
     float sum = 0.0f;
     for (int64_t i = 0; i < limit; i += 32) {
         float x[32]; /* loaded together: the sum is the only chain */
-        for (int j = 0; j < 32; ++j)
-            x[j] = i + j < limit ? b[(i + j) * stride] : 0.0f;
+        for (int j = 0; j < 32; ++j, b += stride)
+            x[j] = i + j < limit ? *b : 0.0f;
         for (int j = 0; j < 32; ++j) {
             sum += x[j];
             if (i + j < limit && sum < p->threshold)
@@ -209,28 +216,34 @@ GDNI_BOTH int64_t gdni_plan_warm_up(const gdni_plan_problem *p, int32_t head, in
     return 0;
 }
 
-/* How a head crosses the border before chunk `border` of the sequence [start, end): chunks of
- * warm-up on both sides, or zeros: exactly. */
+/* Chunks of warm-up on the left of the border before segment j of `count` of sequence n, or on its
+ * right; 0 if a segment is not enough. */
+GDNI_BOTH int64_t gdni_plan_side(const gdni_plan_problem *p, int64_t n, int64_t j, int64_t count,
+                                 int32_t head, int right) {
+    const int64_t start = p->chunk_start[n], chunks = p->chunk_start[n + 1] - start;
+    const int64_t limit = gdni_plan_divide(chunks + count - 1, count);
+    const int64_t border = gdni_plan_cut(chunks, count, j);
+    const int64_t room = right ? chunks - border : border;
+    return gdni_plan_warm_up(p, head, start + border - !right, right ? 1 : -1,
+                             room < limit ? room : limit);
+}
+
+/* How a head crosses a border: chunks of warm-up on both sides, or zeros: exactly. */
 typedef struct gdni_plan_border {
     int64_t left, right;
 } gdni_plan_border;
 
-GDNI_BOTH gdni_plan_border gdni_plan_cross(const gdni_plan_problem *p, int32_t head, int64_t start,
-                                           int64_t border, int64_t end, int64_t limit) {
-    const int64_t before = border - start, after = end - border;
-    gdni_plan_border b;
-    b.left = gdni_plan_warm_up(p, head, border - 1, -1, before < limit ? before : limit);
-    b.right = b.left ? gdni_plan_warm_up(p, head, border, 1, after < limit ? after : limit) : 0;
-    if (!b.right)
-        b.left = 0;
+GDNI_BOTH gdni_plan_border gdni_plan_cross(int64_t left, int64_t right) {
+    const gdni_plan_border b = {right ? left : 0, left ? right : 0};
     return b;
 }
 
-/* The item of segment j of `count` of sequence n; `segment` counts over all sequences. */
+/* The item of segment j of `count` of sequence n, between borders crossed like that, where there
+ * are any; `segment` counts over all sequences. */
 GDNI_BOTH gdni_work_item gdni_plan_item(const gdni_plan_problem *p, int64_t n, int64_t segment,
-                                        int64_t j, int64_t count, int32_t head) {
-    const int64_t start = p->chunk_start[n], end = p->chunk_start[n + 1], chunks = end - start;
-    const int64_t limit = (chunks + count - 1) / count;
+                                        int64_t j, int64_t count, int32_t head,
+                                        gdni_plan_border left, gdni_plan_border right) {
+    const int64_t start = p->chunk_start[n], chunks = p->chunk_start[n + 1] - start;
     gdni_work_item item;
     item.stored = start + gdni_plan_cut(chunks, count, j);
     item.last = start + gdni_plan_cut(chunks, count, j + 1);
@@ -242,16 +255,14 @@ GDNI_BOTH gdni_work_item gdni_plan_item(const gdni_plan_problem *p, int64_t n, i
     item.entry = item.exit = GDNI_START_GIVEN;
     item.flags = (j == 0 ? GDNI_ITEM_FIRST : 0) | (j == count - 1 ? GDNI_ITEM_LAST : 0);
     if (j > 0) {
-        const gdni_plan_border b = gdni_plan_cross(p, head, start, item.stored, end, limit);
-        item.first -= b.left;
-        item.entry = b.left ? GDNI_START_ZERO : GDNI_START_EXACT;
-        item.flags |= b.left ? 0 : GDNI_ITEM_GRADIENT;
+        item.first -= left.left;
+        item.entry = left.left ? GDNI_START_ZERO : GDNI_START_EXACT;
+        item.flags |= left.left ? 0 : GDNI_ITEM_GRADIENT;
     }
     if (j < count - 1) {
-        const gdni_plan_border b = gdni_plan_cross(p, head, start, item.last, end, limit);
-        item.late += b.right;
-        item.exit = b.right ? GDNI_START_ZERO : GDNI_START_EXACT;
-        item.flags |= b.right ? 0 : GDNI_ITEM_STATE;
+        item.late += right.right;
+        item.exit = right.right ? GDNI_START_ZERO : GDNI_START_EXACT;
+        item.flags |= right.right ? 0 : GDNI_ITEM_STATE;
     }
     if (item.entry == GDNI_START_EXACT && item.exit == GDNI_START_EXACT)
         item.flags |= GDNI_ITEM_TRANSFER;

@@ -209,11 +209,34 @@ static void test_uncut(harness_random *random) {
     release(&d);
 }
 
+/* 24 heads of two sequences, whose lengths the host does not know: cut where one has most of the
+ * tokens, and not where both have half. */
+static void test_unequal(harness_random *random) {
+    static const int64_t lengths[][3] = {
+        {28672, 4096, -1}, {4096, 28672, -1}, {24576, 8192, -1}, {16384, 16384, -1}};
+    double decay[24];
+    for (int h = 0; h < 24; ++h)
+        decay[h] = h % 4 == 0 ? 0 : 0.1;
+    for (int i = 0; i < 4; ++i) {
+        problem_data d;
+        draw(&d, lengths[i], 1, 24, decay, 1, random);
+        gdni_plan plan = make(&d);
+        check_plan(&plan);
+        CHECK(plan.problem.max_borders > 0, "no room for borders");
+        CHECK((plan.count > 2 * 24) == (i < 3), "%lld + %lld: %lld items", (long long)lengths[i][0],
+              (long long)lengths[i][1], (long long)plan.count);
+        CHECK(i != 1 || plan.items[0].last == plan.chunk_start[1], "the short one is cut");
+        gdni_plan_free(&plan);
+        release(&d);
+    }
+}
+
 int main(void) {
     harness_random random = {11};
     test_forced(&random);
     test_few_heads(&random);
     test_long_keys(&random);
     test_uncut(&random);
+    test_unequal(&random);
     return harness_finish();
 }

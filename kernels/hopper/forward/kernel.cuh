@@ -74,8 +74,8 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
             forward_store<Shape>(a, maps, work(), half + warp - 1, stored);
             cp_async_bulk_wait_group_read<0>();
         }
-        // NOTE: the first comparison is a constant as a rule; without it the compiler makes 13%
-        // more instructions (1880 for 1664), and rows without a plan took up to 5% longer.
+        // NOTE: constants, wherever this is inlined; else the compiler makes 13% more
+        // instructions (1880 for 1664), and rows without a plan took up to 5% longer.
     } else if (active == Shape::WARPGROUPS || warpgroup < active) {
         if constexpr (Shape::WARPGROUPS == 2)
             setmaxnreg_inc<232>();
@@ -94,23 +94,10 @@ __device__ __forceinline__ void forward_cta(const Arguments &a, const ForwardMap
     }
 }
 
-// Chooses: a plan may want a CTA for a half where there is room for both; for all others the shape
-// is known to the compiler.
-template <typename Shape, bool Chooses>
-__global__ void __launch_bounds__(Shape::THREADS, 1)
-    forward_kernel(const __grid_constant__ Arguments a, const __grid_constant__ ForwardMaps maps) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    constexpr int HALVES = 2 / Shape::WARPGROUPS;
-    int64_t index = blockIdx.x / HALVES;
-    int half = blockIdx.x % HALVES, active = Shape::WARPGROUPS;
-    griddepcontrol_wait();
-    if constexpr (Chooses) {
-        if (*a.narrow) {
-            index = blockIdx.x / 2;
-            half = blockIdx.x % 2;
-            active = 1;
-        }
-    }
+// A CTA of the forward pass: item `index`, `active` halves of V from `half` on.
+template <typename Shape>
+__device__ __forceinline__ void forward_item(const Arguments &a, const ForwardMaps &maps,
+                                             int64_t index, int half, int active) {
     if (index >= *a.item_count)
         return;
     const gdni_work_item &item = a.items[index];
@@ -119,41 +106,62 @@ __global__ void __launch_bounds__(Shape::THREADS, 1)
         a, maps, half, active, true, [&] { return make_work(a, item, item.first); },
         [&](int offset) { return start ? start[offset] : 0.0f; },
         [&] { return exit_state(a, item); });
+}
+
+// Chooses: a plan may want a CTA for a half where there is room for both. The code is there twice,
+// as a number of halves that the compiler does not know costs 13% more instructions.
+template <typename Shape, bool Chooses>
+__global__ void __launch_bounds__(Shape::THREADS, 1)
+    forward_kernel(const __grid_constant__ Arguments a, const __grid_constant__ ForwardMaps maps) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int HALVES = 2 / Shape::WARPGROUPS;
+    griddepcontrol_wait();
+    if (Chooses && *a.narrow)
+        forward_item<Shape>(a, maps, blockIdx.x / 2, blockIdx.x % 2, 1);
+    else
+        forward_item<Shape>(a, maps, blockIdx.x / HALVES, blockIdx.x % HALVES, Shape::WARPGROUPS);
 #endif
 }
 
-// The exact pass of a plan, a task and half of V a CTA: the state at a border, from zero or from
-// what is given, through the segment on its left; or that segment's transfer matrix, which is the
-// state that comes of the identity and no v.
+// The exact pass of a plan, tasks and halves of V in turns: the state at a border, from zero or
+// from what is given, through the segment on its left; or that segment's transfer matrix, which is
+// the state that comes of the identity and no v.
 template <typename Shape>
 __global__ void __launch_bounds__(Shape::THREADS, 1)
     exact_kernel(const __grid_constant__ Arguments a, const __grid_constant__ ForwardMaps maps,
                  bool states) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     constexpr int HALVES = 2 / Shape::WARPGROUPS;
-    const int index = blockIdx.x / HALVES;
+    extern __shared__ __align__(1024) unsigned char shared[];
     griddepcontrol_wait();
-    if (index >= *a.task_count)
-        return;
-    const int task = a.tasks[index] % TASKS;
-    if (task == TASK_GRADIENT || (task == TASK_STATE && !states))
-        return;
-    const bool transfer = task == TASK_TRANSFER;
-    const gdni_work_item *right = a.items + a.tasks[index] / TASKS, *left = right - a.Hv;
-    const float *start =
-        !transfer && left->entry == GDNI_START_GIVEN ? entry_state(a, *left) : nullptr;
-    forward_cta<Shape>(
-        a, maps, blockIdx.x % HALVES, Shape::WARPGROUPS, !transfer,
-        [&] {
-            Work work = make_work(a, *left, transfer ? left->stored : left->first);
-            work.with_v = !transfer;
-            return work;
-        },
-        [&](int offset) {
-            const bool diagonal = transfer && offset % (HEAD_DIM + 1) == 0;
-            return start ? start[offset] : diagonal ? 1.0f : 0.0f;
-        },
-        [&] { return matrix_at(transfer ? a.pool_transfer : a.pool_states, right->slot); });
+    griddepcontrol_launch_dependents();
+    const int count = *a.task_count * HALVES;
+#pragma unroll 1
+    for (int index = blockIdx.x; index < count; index += gridDim.x) {
+        const int at = a.tasks[index / HALVES], task = at % TASKS;
+        if (task == TASK_GRADIENT || (task == TASK_STATE && !states))
+            continue;
+        const bool transfer = task == TASK_TRANSFER;
+        const gdni_work_item *right = a.items + at / TASKS, *left = right - a.Hv;
+        const float *start =
+            !transfer && left->entry == GDNI_START_GIVEN ? entry_state(a, *left) : nullptr;
+        forward_cta<Shape>(
+            a, maps, index % HALVES, Shape::WARPGROUPS, !transfer,
+            [&] {
+                Work work = make_work(a, *left, transfer ? left->stored : left->first);
+                work.with_v = !transfer;
+                return work;
+            },
+            [&](int offset) {
+                const bool diagonal = transfer && offset % (HEAD_DIM + 1) == 0;
+                return start ? start[offset] : diagonal ? 1.0f : 0.0f;
+            },
+            [&] { return matrix_at(transfer ? a.pool_transfer : a.pool_states, right->slot); });
+        __syncthreads();
+        if (threadIdx.x == 0)
+            for (uint32_t i = Shape::FULL_AT; i < Shape::BYTES; i += 8)
+                mbarrier_inval(static_cast<uint32_t>(__cvta_generic_to_shared(shared)) + i);
+    }
 #endif
 }
 

@@ -57,7 +57,12 @@ cudaError_t launch_exact(const Arguments &a, bool states, cudaStream_t stream) {
     using Shape = ForwardShape<1, false, false>;
     ForwardMaps maps = {};
     GDNI_CUDA_TRY(map_inputs(&maps, a));
-    const dim3 grid(static_cast<unsigned>(a.plan.max_borders * a.Hv * TASKS * 2));
+    // CTAs go on to other tasks: one a multiprocessor. Of backward's tasks some are another
+    // kernel's, and a CTA may do a task as well find nothing to do: one each.
+    int64_t ctas = a.plan.max_borders * a.Hv * TASKS * 2;
+    if (!a.pool_grads && ctas > a.multiprocessors)
+        ctas = a.multiprocessors;
+    const dim3 grid(static_cast<unsigned>(ctas));
     return launch_early(exact_kernel<Shape>, grid, Shape::THREADS, Shape::BYTES, stream, a, maps,
                         states);
 }

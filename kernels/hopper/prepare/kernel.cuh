@@ -349,11 +349,12 @@ __device__ __forceinline__ void store_square(float *to, const float (&x)[32], fl
     }
 }
 
-template <bool SCORES>
-__global__ void __launch_bounds__(PrepareShape::THREADS, 3)
-    prepare_kernel(const __grid_constant__ Arguments a, const __grid_constant__ PrepareMaps maps) {
+template <bool SCORES, int HEADS>
+__global__ void __launch_bounds__(PrepareShape::THREADS, PrepareShapeOf<HEADS>::CTAS)
+    prepare_kernel(const __grid_constant__ Arguments a, const __grid_constant__ PrepareMaps maps,
+                   bool whole) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    using Shape = PrepareShape;
+    using Shape = PrepareShapeOf<HEADS>;
     extern __shared__ __align__(1024) unsigned char shared[];
     const int64_t index = blockIdx.x;
     griddepcontrol_wait();
@@ -363,7 +364,11 @@ __global__ void __launch_bounds__(PrepareShape::THREADS, 3)
     const Chunk chunk = a.chunks[index];
     if (chunk.sequence < a.first_sequence || chunk.sequence >= a.first_sequence + a.sequences)
         return;
-    const int warp = threadIdx.x / 32;
+    // Which of the CTA's tasks a warp begins with: not the same in all CTAs that share a
+    // multiprocessor, where there are fewer tasks than warps, or one scheduler would have them all.
+    const unsigned place = blockIdx.x + blockIdx.y * gridDim.x;
+    const int turn =
+        static_cast<int>((threadIdx.x / 32 + place / a.multiprocessors) % Shape::WARPS);
     const int group = a.Hv / a.Hk, batches = (group + Shape::HEADS - 1) / Shape::HEADS;
     const int k_head = blockIdx.y / batches, batch = blockIdx.y % batches * Shape::HEADS;
     const int heads = min(group - batch, Shape::HEADS), first_head = k_head * group + batch;
@@ -378,9 +383,9 @@ __global__ void __launch_bounds__(PrepareShape::THREADS, 3)
             cp_async_bulk_tensor_load(base + Shape::Q_AT, maps.q, token, 0, k_head, barrier);
     }
     float *gates = reinterpret_cast<float *>(shared + Shape::GATES_AT);
-    if (warp < heads)
-        prepare_gates(a, chunk, first_head + warp, gates + warp * Shape::VECTORS,
-                      a.gates + (index * a.Hv + first_head + warp) * (GATE_ROWS * 64), true);
+    if (turn < heads)
+        prepare_gates(a, chunk, first_head + turn, gates + turn * Shape::VECTORS,
+                      a.gates + (index * a.Hv + first_head + turn) * (GATE_ROWS * 64), whole);
     __syncthreads();
     mbarrier_wait(barrier, 0);
     if (chunk.rows < 64) {
@@ -422,10 +427,10 @@ __global__ void __launch_bounds__(PrepareShape::THREADS, 3)
     }
     __syncthreads();
 
-    if (a.bounds && warp < heads)
-        store_bound(a.bounds + index * a.Hv + first_head + warp, ns, gates + warp * Shape::VECTORS);
-    unsigned char *staging = shared + Shape::STAGING_AT + warp * TILE;
-    for (int task = warp; task < (SCORES ? 2 : 1) * heads; task += Shape::WARPS) {
+    if (a.bounds && turn < heads)
+        store_bound(a.bounds + index * a.Hv + first_head + turn, ns, gates + turn * Shape::VECTORS);
+    unsigned char *staging = shared + Shape::STAGING_AT + turn * TILE;
+    for (int task = turn; task < (SCORES ? 2 : 1) * heads; task += Shape::WARPS) {
         // NOTE: read anew, or addresses are made before the loop and spilled: 76 bytes.
         const int lane = thread_index() % 32;
         const bool scores = task >= heads;

@@ -179,6 +179,7 @@ __device__ __forceinline__ void scan_head(const ScanParameters &p) {
 __global__ void __launch_bounds__(ScanShape::THREADS, 1)
     scan_kernel(const __grid_constant__ ScanParameters p, int first_kind) {
     griddepcontrol_wait();
+    griddepcontrol_launch_dependents();
     if (*p.a.task_count == 0)
         return;
     if (first_kind + blockIdx.z == 1)
