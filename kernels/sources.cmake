@@ -7,7 +7,6 @@ add_library(gdn_portable OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/layer/gate.cu
   ${CMAKE_CURRENT_LIST_DIR}/layer/gated_rmsnorm.cu
   ${CMAKE_CURRENT_LIST_DIR}/layer/l2norm.cu
-  ${CMAKE_CURRENT_LIST_DIR}/layer/sums.cu
   ${CMAKE_CURRENT_LIST_DIR}/model/cross_entropy.cu
   ${CMAKE_CURRENT_LIST_DIR}/model/embedding.cu
   ${CMAKE_CURRENT_LIST_DIR}/model/optimizer.cu
@@ -19,7 +18,8 @@ add_library(gdn_portable OBJECT
   ${CMAKE_CURRENT_LIST_DIR}/portable/plan.cu
   ${CMAKE_CURRENT_LIST_DIR}/portable/rows.cu
   ${CMAKE_CURRENT_LIST_DIR}/sharding.cu
-  ${CMAKE_CURRENT_LIST_DIR}/steps.cu)
+  ${CMAKE_CURRENT_LIST_DIR}/steps.cu
+  ${CMAKE_CURRENT_LIST_DIR}/sums.cu)
 foreach(dtype bf16 fp16)
   target_sources(gdn_portable PRIVATE ${CMAKE_CURRENT_LIST_DIR}/portable/ends_${dtype}.cu)
 endforeach()

@@ -5,21 +5,34 @@
 //     dx_{t - (W-1) + w} += weight[w] ds_t,   dweight[w] += ds_t x_{t - (W-1) + w}
 //
 // A warp takes VECTOR x 32 neighbouring channels of `span` tokens one after the other and keeps the
-// last W rows of x in registers; the four warps of a CTA take four spans in a row. Backward goes
-// W - 1 tokens further, as their ds reach back into the span, and has the unfinished dx of the last
-// W tokens in registers too; s is computed again. Where a sequence starts, the rows before are set
-// to zero and get no gradient.
+// last W rows of x in registers; the four warps of a CTA take four spans in a row. Spans are as
+// long as it takes for all CTAs to run at the same time, or twice or so: each begins with loads
+// that it waits for, and with W - 1 rows that the span before reads too. Backward goes W - 1 tokens
+// further, as their ds reach back into the span, and has the unfinished dx of the last W tokens in
+// registers too; s is computed again. Where a sequence starts, the rows before are set to zero and
+// get no gradient.
 //
 // W is the number of taps that registers are there for; missing ones at the front have weight 0.
 // All arithmetic is fp32. Sums of dweight: a lane's over its span, those of the four warps in
 // shared memory, a row a CTA in the workspace.
 #pragma once
 
+#include "sums.cuh"
 #include "vectors.cuh"
 
 namespace gdni {
 
 constexpr int CONV_WARPS = 4, CONV_THREADS = 32 * CONV_WARPS;
+
+// CTAs that a multiprocessor holds of a kernel: what registers allow without spills.
+template <typename T, int W, int VECTOR>
+constexpr int conv_ctas(bool backward) {
+    if (W > 4)
+        return backward ? 2 : 4;
+    if (VECTOR == 1)
+        return 6;
+    return backward ? 3 : sizeof(T) == 4 ? 5 : 4;
+}
 
 struct Convolution {
     int64_t T, N;
@@ -218,7 +231,7 @@ __device__ __forceinline__ void conv_forward_tokens(const Convolution &a,
 }
 
 template <typename T, int W, int VECTOR, int BATCH>
-__global__ void __launch_bounds__(CONV_THREADS)
+__global__ void __launch_bounds__(CONV_THREADS, (conv_ctas<T, W, VECTOR>(false)))
     conv_forward_kernel(const __grid_constant__ Convolution a) {
     ConvWarp<T, W, VECTOR> warp(a);
     ConvRows<T, VECTOR, BATCH> x, next;
@@ -305,11 +318,10 @@ conv_backward_tokens(const Convolution &a, ConvWarp<T, W, VECTOR> &warp,
 }
 
 template <typename T, int W, int VECTOR, int BATCH>
-__global__ void __launch_bounds__(CONV_THREADS, W > 4 || VECTOR > 4 ? 2
-                                                : sizeof(T) == 4    ? 3
-                                                                    : 4)
+__global__ void __launch_bounds__(CONV_THREADS, (conv_ctas<T, W, VECTOR>(true)))
     conv_backward_kernel(const __grid_constant__ Convolution a) {
     __shared__ float sums[CONV_WARPS][W * VECTOR][33]; // 33: fewer bank conflicts
+    let_next_start();
     ConvWarp<T, W, VECTOR> warp(a);
     ConvGradients<T, W, VECTOR> sum = {};
     ConvRows<T, VECTOR, BATCH> x, dy, next_x, next_dy;
@@ -346,14 +358,16 @@ __global__ void __launch_bounds__(CONV_THREADS, W > 4 || VECTOR > 4 ? 2
     const int64_t first = (blockIdx.x % a.column_blocks) * int64_t{32 * VECTOR};
     float *row =
         a.partials + static_cast<int64_t>(blockIdx.x / a.column_blocks) * a.channels * a.width;
-    for (int j = threadIdx.x; j < 32 * VECTOR * a.width; j += CONV_THREADS) {
-        const int channel = j / a.width, tap = j % a.width + W - a.width;
-        float total = 0.0f;
-        for (int k = 0; k < CONV_WARPS; ++k)
-            total += sums[k][channel % VECTOR * W + tap][channel / VECTOR];
-        if (first + channel < a.channels)
-            row[first * a.width + j] = total;
-    }
+    sum_groups<CONV_THREADS>(
+        CONV_WARPS, 32 * VECTOR * a.width,
+        [&](int of, int j) {
+            const int channel = j / a.width, tap = j % a.width + W - a.width;
+            return sums[of][channel % VECTOR * W + tap][channel / VECTOR];
+        },
+        [&](int j, float total) {
+            if (first + j / a.width < a.channels)
+                row[first * a.width + j] = total;
+        });
 }
 
 } // namespace gdni

@@ -9,7 +9,6 @@
 // workspace.
 #include "guard.h"
 #include "launch.h"
-#include "portable/stages.h"
 #include "sums.cuh"
 #include "vectors.cuh"
 
@@ -19,7 +18,7 @@ namespace gdni {
 
 namespace {
 
-constexpr int THREADS = 256;
+constexpr int THREADS = 256, AHEAD = 2; // tokens of a thread whose loads are under way together
 constexpr int64_t SUM_BLOCKS = 512;
 
 struct Gate {
@@ -81,6 +80,23 @@ struct Place {
     }
 };
 
+// The vectors of a tensor that a thread loads together, zeros behind the end.
+template <typename T, int VECTOR>
+struct Ahead {
+    vector_t<T, VECTOR> v[AHEAD];
+
+    __device__ __forceinline__ void load(const void *from, const Gate &a, const Place<VECTOR> &at,
+                                         int64_t t) {
+#pragma unroll
+        for (int k = 0; k < AHEAD; ++k) {
+            v[k] = {};
+            if (t + k * at.rows < at.end)
+                v[k] = load_vector<T, VECTOR>(static_cast<const T *>(from) +
+                                              (t + k * at.rows) * a.H + at.head);
+        }
+    }
+};
+
 template <typename T, int VECTOR>
 __global__ void __launch_bounds__(THREADS) gate_forward_kernel(const __grid_constant__ Gate a) {
     const Place<VECTOR> at(a);
@@ -92,25 +108,33 @@ __global__ void __launch_bounds__(THREADS) gate_forward_kernel(const __grid_cons
         decay[i] = -expf(a.A_log[at.head + i]);
         bias[i] = a.dt_bias[at.head + i];
     }
-#pragma unroll 2
-    for (int64_t t = at.begin + at.row; t < at.end; t += at.rows) {
-        const int64_t i0 = t * a.H + at.head;
-        float g[VECTOR], beta[VECTOR];
-        widen<T, VECTOR>(load_vector<T, VECTOR>(static_cast<const T *>(a.a) + i0), g);
-        widen<T, VECTOR>(load_vector<T, VECTOR>(static_cast<const T *>(a.b) + i0), beta);
+    for (int64_t t = at.begin + at.row; t < at.end; t += AHEAD * at.rows) {
+        Ahead<T, VECTOR> raw_a, raw_b;
+        raw_a.load(a.a, a, at, t);
+        raw_b.load(a.b, a, at, t);
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) {
-            g[i] = decay[i] * softplus(g[i] + bias[i]);
-            beta[i] = sigmoids(beta[i]).plus;
+        for (int k = 0; k < AHEAD; ++k) {
+            const int64_t i0 = (t + k * at.rows) * a.H + at.head;
+            float g[VECTOR], beta[VECTOR];
+            if (t + k * at.rows >= at.end)
+                break;
+            widen<T, VECTOR>(raw_a.v[k], g);
+            widen<T, VECTOR>(raw_b.v[k], beta);
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) {
+                g[i] = decay[i] * softplus(g[i] + bias[i]);
+                beta[i] = sigmoids(beta[i]).plus;
+            }
+            store_vector<float, VECTOR>(a.g + i0, g);
+            store_vector<float, VECTOR>(a.beta + i0, beta);
         }
-        store_vector<float, VECTOR>(a.g + i0, g);
-        store_vector<float, VECTOR>(a.beta + i0, beta);
     }
 }
 
 template <typename T, int VECTOR>
 __global__ void __launch_bounds__(THREADS) gate_backward_kernel(const __grid_constant__ Gate a) {
     __shared__ float sums[2 * VECTOR][THREADS];
+    let_next_start();
     const Place<VECTOR> at(a);
     float decay[VECTOR], bias[VECTOR], dA[VECTOR] = {}, dt[VECTOR] = {};
 #pragma unroll
@@ -118,26 +142,36 @@ __global__ void __launch_bounds__(THREADS) gate_backward_kernel(const __grid_con
         decay[i] = at.active ? -expf(a.A_log[at.head + i]) : 0.0f;
         bias[i] = at.active ? a.dt_bias[at.head + i] : 0.0f;
     }
-#pragma unroll 2
-    for (int64_t t = at.begin + at.row; at.active && t < at.end; t += at.rows) {
-        const int64_t i0 = t * a.H + at.head;
-        float u[VECTOR], b[VECTOR], dg[VECTOR], dbeta[VECTOR];
-        widen<T, VECTOR>(load_vector<T, VECTOR>(static_cast<const T *>(a.a) + i0), u);
-        widen<T, VECTOR>(load_vector<T, VECTOR>(static_cast<const T *>(a.b) + i0), b);
-        widen<float, VECTOR>(load_vector<float, VECTOR>(a.dg + i0), dg);
-        widen<float, VECTOR>(load_vector<float, VECTOR>(a.dbeta + i0), dbeta);
+    for (int64_t t = at.begin + at.row; at.active && t < at.end; t += AHEAD * at.rows) {
+        Ahead<T, VECTOR> raw_a, raw_b;
+        Ahead<float, VECTOR> raw_dg, raw_dbeta;
+        raw_a.load(a.a, a, at, t);
+        raw_b.load(a.b, a, at, t);
+        raw_dg.load(a.dg, a, at, t);
+        raw_dbeta.load(a.dbeta, a, at, t);
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) {
-            const float x = u[i] + bias[i];
-            const Sigmoids of_b = sigmoids(b[i]);
-            dg[i] *= decay[i];
-            b[i] = dbeta[i] * of_b.plus * of_b.minus;
-            u[i] = dg[i] * sigmoids(x).plus;
-            dt[i] += u[i];
-            dA[i] = fmaf(dg[i], softplus(x), dA[i]);
+        for (int k = 0; k < AHEAD; ++k) {
+            const int64_t i0 = (t + k * at.rows) * a.H + at.head;
+            float u[VECTOR], b[VECTOR], dg[VECTOR], dbeta[VECTOR];
+            if (t + k * at.rows >= at.end)
+                break;
+            widen<T, VECTOR>(raw_a.v[k], u);
+            widen<T, VECTOR>(raw_b.v[k], b);
+            widen<float, VECTOR>(raw_dg.v[k], dg);
+            widen<float, VECTOR>(raw_dbeta.v[k], dbeta);
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) {
+                const float x = u[i] + bias[i];
+                const Sigmoids of_b = sigmoids(b[i]);
+                dg[i] *= decay[i];
+                b[i] = dbeta[i] * of_b.plus * of_b.minus;
+                u[i] = dg[i] * sigmoids(x).plus;
+                dt[i] += u[i];
+                dA[i] = fmaf(dg[i], softplus(x), dA[i]);
+            }
+            store_vector<T, VECTOR>(static_cast<T *>(a.da) + i0, u);
+            store_vector<T, VECTOR>(static_cast<T *>(a.db) + i0, b);
         }
-        store_vector<T, VECTOR>(static_cast<T *>(a.da) + i0, u);
-        store_vector<T, VECTOR>(static_cast<T *>(a.db) + i0, b);
     }
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) {
@@ -145,26 +179,23 @@ __global__ void __launch_bounds__(THREADS) gate_backward_kernel(const __grid_con
         sums[VECTOR + i][threadIdx.x] = dt[i];
     }
     __syncthreads();
+    // The row: dA_log, then ddt_bias. Numbers j: heads i of vectors one behind the other.
     float *partial = a.partials + blockIdx.x * int64_t{2} * a.H;
-    for (int j = threadIdx.x; j < 2 * VECTOR * a.columns; j += THREADS) {
-        const int column = j / VECTOR % a.columns, i = j % VECTOR, of_dt = j / (VECTOR * a.columns);
-        const int head = (static_cast<int>(blockIdx.y) * a.columns + column) * VECTOR + i;
-        double total = 0.0;
-        for (int row = 0; row < at.rows; ++row)
-            total += static_cast<double>(sums[of_dt * VECTOR + i][row * a.columns + column]);
-        if (head < a.H)
-            partial[of_dt * a.H + head] = static_cast<float>(total);
-    }
-}
-
-int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
+    sum_groups<THREADS>(
+        at.rows, 2 * VECTOR * a.columns,
+        [&](int row, int j) { return sums[j / a.columns][row * a.columns + j % a.columns]; },
+        [&](int j, float total) {
+            const int i = j / a.columns, column = blockIdx.y * a.columns + j % a.columns;
+            const int head = column * VECTOR + i % VECTOR;
+            if (head < a.H)
+                partial[i / VECTOR * a.H + head] = total;
+        });
 }
 
 // CTAs over the tokens, each with a range of them; forward: more and shorter ones.
 int64_t tokens_of(int64_t T, int32_t H, int vector, int64_t most) {
     const int64_t columns = std::min<int64_t>(ceil_div(H, vector), THREADS);
-    const int64_t turn = THREADS / columns;
+    const int64_t turn = AHEAD * (THREADS / columns);
     return std::max(ceil_div(ceil_div(T, most), turn), int64_t{1}) * turn;
 }
 int64_t sum_blocks(const gdn_gate &p, int vector) {
@@ -185,7 +216,8 @@ bool aligned(const gdn_gate &p) {
 }
 
 template <typename T, int VECTOR>
-cudaError_t run(const gdn_gate &p, bool backward, cudaStream_t stream) {
+cudaError_t run(const gdni_cuda_device *device, const gdn_gate &p, bool backward,
+                cudaStream_t stream) {
     Gate a = {};
     a.T = p.T;
     a.H = p.H;
@@ -207,14 +239,17 @@ cudaError_t run(const gdn_gate &p, bool backward, cudaStream_t stream) {
         launch_kernel(gate_backward_kernel<T, VECTOR>, grid, THREADS, 0, stream, a);
     if (error != cudaSuccess)
         return error;
-    return launch_sum_rows({static_cast<float *>(p.dA_log), static_cast<float *>(p.ddt_bias),
+    return launch_sum_rows(device,
+                           {static_cast<float *>(p.dA_log), static_cast<float *>(p.ddt_bias),
                             a.partials, blocks, p.H, p.accumulate != 0},
                            stream);
 }
 
 template <typename T>
-cudaError_t run(const gdn_gate &p, bool backward, cudaStream_t stream) {
-    return aligned(p) ? run<T, 4>(p, backward, stream) : run<T, 1>(p, backward, stream);
+cudaError_t run(const gdni_cuda_device *device, const gdn_gate &p, bool backward,
+                cudaStream_t stream) {
+    return aligned(p) ? run<T, 4>(device, p, backward, stream)
+                      : run<T, 1>(device, p, backward, stream);
 }
 
 } // namespace
@@ -228,8 +263,8 @@ int gdni_layer_gate(const gdni_cuda_device *device, const gdn_gate *p, int backw
     const gdni::DeviceGuard guard(device->ordinal);
     if (guard.error() != cudaSuccess)
         return guard.error();
-    return p->dtype == GDN_DTYPE_BF16 ? gdni::run<gdni::bf16>(*p, backward != 0, stream)
-                                      : gdni::run<float>(*p, backward != 0, stream);
+    return p->dtype == GDN_DTYPE_BF16 ? gdni::run<gdni::bf16>(device, *p, backward != 0, stream)
+                                      : gdni::run<float>(device, *p, backward != 0, stream);
 }
 
 size_t gdni_layer_gate_workspace(const gdn_gate *p) {

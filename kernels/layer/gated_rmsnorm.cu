@@ -1,8 +1,6 @@
 #include "gated_rmsnorm.cuh"
 #include "guard.h"
 #include "launch.h"
-#include "portable/stages.h"
-#include "sums.cuh"
 
 #include <algorithm>
 
@@ -12,10 +10,6 @@ namespace {
 
 // Rows of a CTA, in units of its slots, and the most CTAs that keep sums.
 constexpr int64_t FORWARD_TURNS = 4, BACKWARD_TURNS = 16, SUM_BLOCKS = 1024;
-
-int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 GatedNorm describe(const gdn_gated_rmsnorm &p) {
     GatedNorm a = {};
@@ -54,7 +48,8 @@ cudaError_t forward(const gdn_gated_rmsnorm &p, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t backward(const gdn_gated_rmsnorm &p, cudaStream_t stream) {
+cudaError_t backward(const gdni_cuda_device *device, const gdn_gated_rmsnorm &p,
+                     cudaStream_t stream) {
     GatedNorm a = describe(p);
     a.rows_per_block = backward_rows_per_block(a.rows);
     const int64_t blocks = ceil_div(a.rows, a.rows_per_block);
@@ -66,6 +61,7 @@ cudaError_t backward(const gdn_gated_rmsnorm &p, cudaStream_t stream) {
     if (error != cudaSuccess)
         return error;
     return launch_sum_rows(
+        device,
         {static_cast<float *>(p.dweight), nullptr, a.partials, blocks, p.V, p.accumulate != 0},
         stream);
 }
@@ -83,8 +79,8 @@ int gdni_layer_gated_rmsnorm(const gdni_cuda_device *device, const gdn_gated_rms
     if (guard.error() != cudaSuccess)
         return guard.error();
     if (p->dtype == GDN_DTYPE_BF16)
-        return backward ? gdni::backward<bf16>(*p, stream) : forward<bf16>(*p, stream);
-    return backward ? gdni::backward<float>(*p, stream) : forward<float>(*p, stream);
+        return backward ? gdni::backward<bf16>(device, *p, stream) : forward<bf16>(*p, stream);
+    return backward ? gdni::backward<float>(device, *p, stream) : forward<float>(*p, stream);
 }
 
 size_t gdni_layer_gated_rmsnorm_workspace(const gdn_gated_rmsnorm *p) {

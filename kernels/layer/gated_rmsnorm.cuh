@@ -10,6 +10,7 @@
 #pragma once
 
 #include "rows.cuh"
+#include "sums.cuh"
 
 namespace gdni {
 
@@ -62,6 +63,7 @@ __global__ void __launch_bounds__(ROW_THREADS)
     gated_rmsnorm_backward_kernel(const __grid_constant__ GatedNorm a) {
     using T = typename S::T;
     __shared__ float sums[S::SLOTS * S::COUNT * S::LANES];
+    let_next_start();
     const int64_t begin = blockIdx.x * a.rows_per_block;
     const int64_t end = begin + a.rows_per_block < a.rows ? begin + a.rows_per_block : a.rows;
     const int slot = static_cast<int>(threadIdx.x) / S::LANES;
@@ -111,12 +113,10 @@ __global__ void __launch_bounds__(ROW_THREADS)
     for (int i = 0; i < S::COUNT; ++i)
         sums[slot * WIDTH + S::column(i)] = dweight[i];
     __syncthreads();
-    for (int i = threadIdx.x; i < a.V; i += ROW_THREADS) {
-        float total = 0.0f;
-        for (int k = 0; k < S::SLOTS; ++k)
-            total += sums[k * WIDTH + i];
-        a.partials[blockIdx.x * int64_t{a.V} + i] = total;
-    }
+    float *row = a.partials + blockIdx.x * int64_t{a.V};
+    sum_groups<ROW_THREADS>(
+        S::SLOTS, a.V, [&](int of, int i) { return sums[of * WIDTH + i]; },
+        [&](int i, float total) { row[i] = total; });
 }
 
 } // namespace gdni

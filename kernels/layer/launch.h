@@ -21,7 +21,7 @@ int gdni_layer_gated_rmsnorm(const gdni_cuda_device *device, const gdn_gated_rms
                              int backward, gdn_stream stream);
 
 /* Bytes of workspace that backward needs; forward needs none. */
-size_t gdni_layer_conv1d_workspace(const gdn_conv1d *part);
+size_t gdni_layer_conv1d_workspace(const gdni_cuda_device *device, const gdn_conv1d *part);
 size_t gdni_layer_gate_workspace(const gdn_gate *part);
 size_t gdni_layer_gated_rmsnorm_workspace(const gdn_gated_rmsnorm *part);
 

@@ -3,11 +3,12 @@
 //     h = x + residual,   r = 1 / sqrt(mean(h^2) + eps),   y = r h weight
 //     u = dy weight,      dx = r (u - r^2 mean(u h) h) + dh,   dweight = sum_t r_t h_t dy_t
 //
-// G threads a row, a warp or a CTA of 128, which stays in registers, N vectors of 16 bytes a
-// thread: what has to be read is read once. Backward's CTAs go over rows and keep their part of
-// dweight in registers; a second kernel adds the CTAs' parts in order. Other widths take kernels
+// G threads a row, a warp or a CTA of 128, N vectors of 16 bytes a thread, which stay in registers:
+// what has to be read is read once. Backward's CTAs go over rows and keep their part of dweight in
+// registers; a second kernel adds the CTAs' parts in order (sums.cuh). Other widths take kernels
 // that read rows twice. Sums are fp32 within a row and over the rows of a CTA, float64 over CTAs.
 #include "../guard.h"
+#include "../sums.cuh"
 #include "model.h"
 #include "vector.cuh"
 
@@ -16,6 +17,10 @@ namespace gdni {
 namespace {
 
 constexpr int THREADS = 128, WARPS = THREADS / 32;
+// Of backward, where a row is a warp's: twice as many, so that CTAs, and their parts of dweight,
+// are half as many.
+template <int G>
+constexpr int BACKWARD_THREADS = G == 32 ? 2 * THREADS : THREADS;
 
 struct Sums { // of a row: h^2 and u h
     float square, product;
@@ -72,7 +77,7 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant_
     for (int64_t t = static_cast<int64_t>(blockIdx.x) * ROWS + threadIdx.x / G; t < p.tokens;
          t += static_cast<int64_t>(gridDim.x) * ROWS, turn ^= 1) {
         const int64_t row = t * p.D;
-        Raw<T, W> h[N] = {}, add[N] = {};
+        Raw<T, W> h[N] = {}, add[N] = {}, weight[N] = {};
         float square = 0.0f;
 #pragma unroll
         for (int i = 0; i < N; ++i) {
@@ -83,6 +88,10 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant_
                     add[i] = load_raw<T, W>(p.residual + row, v);
             }
         }
+#pragma unroll
+        for (int i = 0; i < N; ++i) // the sum waits already: these are on their way too
+            if (i * G + lane < vectors)
+                weight[i] = load_raw<T, W>(p.weight, i * G + lane);
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             const int v = i * G + lane;
@@ -109,7 +118,7 @@ __global__ void __launch_bounds__(THREADS) forward_kernel(const __grid_constant_
             float a[W], w[W];
             if (v < vectors) {
                 unpack<T, W>(h[i], a);
-                load<T, W>(p.weight, v, w);
+                unpack<T, W>(weight[i], w);
 #pragma unroll
                 for (int j = 0; j < W; ++j)
                     a[j] = w[j] * (r * a[j]);
@@ -145,7 +154,8 @@ __global__ void __launch_bounds__(THREADS) forward_any_kernel(const __grid_const
 template <typename T, int G, int N>
 __device__ void store_parts(const Rows<T> &p, const float (&parts)[N][PIECE<T>]) {
     constexpr int W = PIECE<T>;
-    __shared__ float4 all[G == 32 ? WARPS : 1][G == 32 ? N * 32 * W / 4 : 1];
+    constexpr int CTA = BACKWARD_THREADS<G>;
+    __shared__ float4 all[G == 32 ? CTA / 32 : 1][G == 32 ? N * 32 * W / 4 : 1];
     const int vectors = p.D / W, lane = threadIdx.x % G;
     float4 *const out =
         reinterpret_cast<float4 *>(p.parts + static_cast<int64_t>(blockIdx.x) * p.D);
@@ -164,10 +174,10 @@ __device__ void store_parts(const Rows<T> &p, const float (&parts)[N][PIECE<T>])
     }
     if constexpr (G == 32) {
         __syncthreads();
-        for (int i = threadIdx.x; i < p.D / 4; i += THREADS) {
+        for (int i = threadIdx.x; i < p.D / 4; i += CTA) {
             float4 sum = all[0][i];
 #pragma unroll
-            for (int row = 1; row < WARPS; ++row) {
+            for (int row = 1; row < CTA / 32; ++row) {
                 const float4 x = all[row][i];
                 sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
             }
@@ -177,9 +187,11 @@ __device__ void store_parts(const Rows<T> &p, const float (&parts)[N][PIECE<T>])
 }
 
 template <typename T, int G, int N>
-__global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant__ Rows<T> p) {
-    constexpr int W = PIECE<T>, ROWS = THREADS / G;
+__global__ void __launch_bounds__(BACKWARD_THREADS<G>)
+    backward_kernel(const __grid_constant__ Rows<T> p) {
+    constexpr int W = PIECE<T>, ROWS = BACKWARD_THREADS<G> / G;
     __shared__ Sums sums[2][WARPS];
+    let_next_start();
     const int vectors = p.D / W, lane = threadIdx.x % G;
     float parts[N][W] = {};
     int turn = 0;
@@ -239,6 +251,7 @@ __global__ void __launch_bounds__(THREADS) backward_kernel(const __grid_constant
 template <typename T>
 __global__ void __launch_bounds__(THREADS) backward_any_kernel(const __grid_constant__ Rows<T> p) {
     __shared__ Sums sums[2][WARPS];
+    let_next_start();
     float *parts = p.parts + static_cast<int64_t>(blockIdx.x) * p.D;
     int turn = 0;
     for (int64_t t = blockIdx.x; t < p.tokens; t += gridDim.x, turn ^= 1) {
@@ -262,29 +275,13 @@ __global__ void __launch_bounds__(THREADS) backward_any_kernel(const __grid_cons
     }
 }
 
-// dweight from the CTAs' parts: a CTA 32 columns, each of its 32 rows of threads every 32nd part.
-__global__ void __launch_bounds__(1024)
-    sum_parts_kernel(float *out, const float *parts, int count, int D, bool accumulate) {
-    __shared__ double sums[32][33];
-    const int column = blockIdx.x * 32 + threadIdx.x % 32, y = threadIdx.x / 32;
-    double sum = 0.0;
-    if (column < D)
-#pragma unroll 16
-        for (int i = y; i < count; i += 32)
-            sum += parts[static_cast<int64_t>(i) * D + column];
-    sums[y][threadIdx.x % 32] = sum;
-    __syncthreads();
-    if (y > 0 || column >= D)
-        return;
-    for (int i = 1; i < 32; ++i)
-        sum += sums[i][threadIdx.x];
-    out[column] = static_cast<float>(accumulate ? out[column] + sum : sum);
-}
-
 // CTAs of backward: enough to keep memory busy, few enough that their parts cost little.
 int parts_of(const gdni_cuda_device *device, const gdn_rmsnorm *p) {
     const int64_t row = static_cast<int64_t>(p->D) * (p->dtype == GDN_DTYPE_BF16 ? 2 : 4);
-    const int64_t most = (row > 2048 && row <= 4096 ? 6 : 4) * device->multiprocessors;
+    const int64_t most = (row <= 1024 || row > 4096 ? 4
+                          : row <= 2048             ? 2
+                                                    : 6) *
+                         device->multiprocessors;
     const int64_t wanted = (p->T + 7) / 8;
     return static_cast<int>(wanted < most ? wanted : most);
 }
@@ -308,17 +305,16 @@ cudaError_t launch_forward(const Rows<T> &p, cudaStream_t stream) {
 }
 
 template <typename T>
-cudaError_t launch_backward(const Rows<T> &p, int parts, float *dweight, bool accumulate,
-                            cudaStream_t stream) {
+cudaError_t launch_backward(const gdni_cuda_device *device, const Rows<T> &p, int parts,
+                            float *dweight, bool accumulate, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(parts));
     const int vectors = p.whole() ? p.D / PIECE<T> : INT32_MAX;
     const auto kernel = GDNI_FOR_WIDTH(backward_kernel, backward_any_kernel<T>, vectors);
-    const cudaError_t error = launch_kernel(kernel, grid, THREADS, 0, stream, p);
+    const int threads = vectors <= 128 ? BACKWARD_THREADS<32> : THREADS;
+    const cudaError_t error = launch_kernel(kernel, grid, threads, 0, stream, p);
     if (error != cudaSuccess)
         return error;
-    return launch_kernel(sum_parts_kernel, dim3(static_cast<unsigned>((p.D + 31) / 32)), 1024, 0,
-                         stream, dweight, static_cast<const float *>(p.parts), parts, p.D,
-                         accumulate);
+    return launch_sum_rows(device, {dweight, nullptr, p.parts, parts, p.D, accumulate}, stream);
 }
 
 template <typename T>
@@ -327,7 +323,7 @@ cudaError_t launch(const gdni_cuda_device *device, const gdn_rmsnorm *p, int bac
     const Rows<T> rows(*p);
     if (!backward)
         return launch_forward(rows, stream);
-    return launch_backward(rows, parts_of(device, p), static_cast<float *>(p->dweight),
+    return launch_backward(device, rows, parts_of(device, p), static_cast<float *>(p->dweight),
                            p->accumulate, stream);
 }
 

@@ -26,7 +26,7 @@ static gdn_status status_of(const char *part, int backward, const gdn_context *c
 GDNI_CUDA_PART(conv1d) {
     const gdni_cuda_device device = gdni_device_of(context);
     GDN_TRY(check_workspace("conv1d", backward, part->workspace, part->workspace_size,
-                            gdni_layer_conv1d_workspace(part)));
+                            gdni_layer_conv1d_workspace(&device, part)));
     return status_of("conv1d", backward, context,
                      gdni_layer_conv1d(&device, part, backward, stream));
 }
@@ -53,8 +53,8 @@ GDNI_CUDA_PART(gated_rmsnorm) {
 }
 
 GDNI_CUDA_PART_BYTES(conv1d) {
-    (void)context;
-    return gdni_layer_conv1d_workspace(part);
+    const gdni_cuda_device device = gdni_device_of(context);
+    return gdni_layer_conv1d_workspace(&device, part);
 }
 
 GDNI_CUDA_PART_BYTES(gate) {
