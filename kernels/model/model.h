@@ -37,7 +37,7 @@ int gdni_product_enqueue(const gdni_cuda_device *device, const gdni_product *pro
                          gdn_stream stream);
 
 /* The parts, checked; workspaces of these many bytes or more, 256-byte aligned. */
-size_t gdni_embedding_bytes(const gdni_cuda_device *device, const gdn_embedding *part);
+size_t gdni_embedding_bytes(const gdn_embedding *part);
 int gdni_embedding_enqueue(const gdni_cuda_device *device, const gdn_embedding *part, int backward,
                            gdn_stream stream);
 size_t gdni_rmsnorm_bytes(const gdni_cuda_device *device, const gdn_rmsnorm *part);

@@ -84,7 +84,7 @@ GDNI_CUDA_PART(embedding) {
     const gdni_cuda_device device = gdni_device_of(context);
     if (backward)
         GDN_TRY(check_workspace(function, part->workspace, part->workspace_size,
-                                gdni_embedding_bytes(&device, part)));
+                                gdni_embedding_bytes(part)));
     return enqueued(function, context, gdni_embedding_enqueue(&device, part, backward, stream));
 }
 
@@ -136,8 +136,8 @@ GDNI_CUDA_PART_BYTES(linear) {
 }
 
 GDNI_CUDA_PART_BYTES(embedding) {
-    const gdni_cuda_device device = gdni_device_of(context);
-    return gdni_embedding_bytes(&device, part);
+    (void)context;
+    return gdni_embedding_bytes(part);
 }
 
 GDNI_CUDA_PART_BYTES(rmsnorm) {
