@@ -1,9 +1,6 @@
 /*
- * layer: what the parts of a layer and the whole layer take on a GPU, at K = V = 128, Hk = 16.
+ * layer: what a layer takes on a GPU, at K = V = 128, Hk = 16; bench_parts times its parts.
  *
- *     bench_layer parts [T]...     each part's kernels: microseconds, GB/s of what has to be read and
- *                                  written, and the share of what a copy of as many bytes reaches,
- *                                  of a gigabyte at most
  *     bench_layer layer [T]...     forward and backward at D 1024, 2048, 4096 and Hv 16, 32, 64, and
  *                                  what their pieces take, milliseconds
  *
@@ -98,93 +95,6 @@ static double time_of(bench_call call, void *what) {
     return ms;
 }
 
-typedef struct copy_call {
-    void *to, *from;
-    size_t bytes;
-} copy_call;
-
-static gdn_status copy(void *what, gdn_stream stream) {
-    const copy_call *c = what;
-    CUDA(cudaMemcpyAsync(c->to, c->from, c->bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream));
-    return GDN_STATUS_OK;
-}
-
-#define CALLS(part)                                                                                \
-    static gdn_status part##_forward(void *p, gdn_stream stream) {                                 \
-        return gdn_##part##_forward(context, p, stream);                                           \
-    }                                                                                              \
-    static gdn_status part##_backward(void *p, gdn_stream stream) {                                \
-        return gdn_##part##_backward(context, p, stream);                                          \
-    }
-CALLS(conv1d)
-CALLS(l2norm)
-CALLS(gate)
-CALLS(gated_rmsnorm)
-
-/* ---- The parts ---------------------------------------------------------------------------------
- */
-
-static void report(const char *name, int64_t T, int32_t Hv, bench_call call, void *part,
-                   double bytes) {
-    /* Copies of more than a gigabyte go another, slower way. */
-    const size_t half = (size_t)(bytes < 1e9 ? bytes / 2 : 5e8);
-    copy_call c = {bf16s((int64_t)half / 2, 1), bf16s((int64_t)half / 2, 1), half};
-    const double us = 1e3 * time_of(call, part), copied = 1e3 * time_of(copy, &c);
-    const double rate = bytes / us * 1e-3, copy_rate = 2.0 * (double)half / copied * 1e-3;
-    printf("%-24s T %6lld Hv %2d %8.1f us %7.0f GB/s, copy %7.0f GB/s, share %3.0f%%\n", name,
-           (long long)T, Hv, us, rate, copy_rate, 100 * rate / copy_rate);
-    fflush(stdout);
-    CUDA(cudaFree(c.to));
-    CUDA(cudaFree(c.from));
-    block_count -= 2;
-}
-
-#define WORKSPACE(part, p)                                                                         \
-    do {                                                                                           \
-        GDN(gdn_##part##_workspace(context, &(p), &(p).workspace_size));                           \
-        (p).workspace = bf16s((int64_t)(p).workspace_size / 2, 1);                                 \
-    } while (0)
-
-static void parts(int64_t T, int32_t Hv) {
-    const gdn_dtype d = GDN_DTYPE_BF16;
-    const int64_t values = T * Hv * DIM, C = (2 * HK + Hv) * DIM, wide = T * C, gates = T * Hv;
-    gdn_conv1d conv = {sizeof(conv),           .dtype = d, .T = T, .N = 1,
-                       .channels = (int32_t)C, .width = 4};
-    conv.x = bf16s(wide, 1), conv.y = bf16s(wide, 1), conv.dy = bf16s(wide, 1);
-    conv.dx = bf16s(wide, 1), conv.weight = bf16s(4 * C, 0.5), conv.dweight = fp32s(4 * C, 1);
-    WORKSPACE(conv1d, conv);
-    report("conv1d forward", T, Hv, conv1d_forward, &conv, 4.0 * (double)wide);
-    report("conv1d backward", T, Hv, conv1d_backward, &conv, 6.0 * (double)wide);
-    release_all();
-    gdn_l2norm norm = {sizeof(norm), .dtype = d, .T = T, .H = HK, .K = DIM, .eps = 1e-6};
-    const int64_t keys = T * HK * DIM;
-    norm.x = bf16s(keys, 1), norm.y = bf16s(keys, 1), norm.dy = bf16s(keys, 1);
-    norm.dx = bf16s(keys, 1);
-    report("l2norm forward", T, HK, l2norm_forward, &norm, 4.0 * (double)keys);
-    report("l2norm backward", T, HK, l2norm_backward, &norm, 6.0 * (double)keys);
-    release_all();
-    gdn_gate gate = {sizeof(gate), .dtype = d, .T = T, .H = Hv};
-    gate.a = bf16s(gates, 1), gate.b = bf16s(gates, 1), gate.g = fp32s(gates, 1);
-    gate.beta = fp32s(gates, 1), gate.dg = fp32s(gates, 1), gate.dbeta = fp32s(gates, 1);
-    gate.da = bf16s(gates, 1), gate.db = bf16s(gates, 1), gate.A_log = fp32s(Hv, 1);
-    gate.dt_bias = fp32s(Hv, 1), gate.dA_log = fp32s(Hv, 1), gate.ddt_bias = fp32s(Hv, 1);
-    WORKSPACE(gate, gate);
-    report("gate forward", T, Hv, gate_forward, &gate, 12.0 * (double)gates);
-    report("gate backward", T, Hv, gate_backward, &gate, 16.0 * (double)gates);
-    release_all();
-    gdn_gated_rmsnorm gated = {sizeof(gated), .dtype = d, .T = T, .H = Hv, .V = DIM, .eps = 1e-6};
-    gated.x = bf16s(values, 1), gated.z = bf16s(values, 1), gated.weight = bf16s(DIM, 1);
-    gated.y = bf16s(values, 1), gated.dy = bf16s(values, 1), gated.dx = bf16s(values, 1);
-    gated.dz = bf16s(values, 1), gated.dweight = fp32s(DIM, 1);
-    WORKSPACE(gated_rmsnorm, gated);
-    report("gated_rmsnorm forward", T, Hv, gated_rmsnorm_forward, &gated, 6.0 * (double)values);
-    report("gated_rmsnorm backward", T, Hv, gated_rmsnorm_backward, &gated, 10.0 * (double)values);
-    release_all();
-}
-
-/* ---- The layer ---------------------------------------------------------------------------------
- */
-
 typedef struct layer_call {
     gdn_layer layer;
     gdn_layer_tensors tensors;
@@ -257,22 +167,16 @@ static void layer(int64_t T, int32_t D, int32_t Hv, uint32_t flags) {
 
 int main(int argc, char **argv) {
     static const int64_t usual[] = {8192, 32768};
-    const int of_parts = argc > 1 && !strcmp(argv[1], "parts");
-    if (!of_parts && (argc < 2 || strcmp(argv[1], "layer") != 0)) {
-        fprintf(stderr, "usage: bench_layer parts|layer [T]...\n");
+    if (argc < 2 || strcmp(argv[1], "layer") != 0) {
+        fprintf(stderr, "usage: bench_layer layer [T]...\n");
         return 2;
     }
     context = gpu_context();
     if (!context)
         return 77;
-    for (int i = 0; i < (argc > 2 ? argc - 2 : 2); ++i) {
-        const int64_t T = argc > 2 ? atoll(argv[2 + i]) : usual[i];
-        for (int32_t Hv = of_parts ? 32 : 16; Hv <= 64; Hv *= 2)
-            if (of_parts)
-                parts(T, Hv);
-            else
-                for (int32_t D = 1024; D <= 4096; D *= 2)
-                    layer(T, D, Hv, 0);
-    }
+    for (int i = 0; i < (argc > 2 ? argc - 2 : 2); ++i)
+        for (int32_t Hv = 16; Hv <= 64; Hv *= 2)
+            for (int32_t D = 1024; D <= 4096; D *= 2)
+                layer(argc > 2 ? atoll(argv[2 + i]) : usual[i], D, Hv, 0);
     return 0;
 }

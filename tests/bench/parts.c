@@ -4,6 +4,8 @@
  * it, its share of what a copy reaches in the same run (read and written bytes alike; the better of
  * the runtime's copy and a kernel's): a copy of 1 GiB, and one that moves as many bytes as the
  * call. And what a call takes the host.
+ *
+ *     bench_parts [WORD|T]...    rows whose names have one of the words, at these T
  */
 #include "parts.h"
 
@@ -12,7 +14,7 @@
 #include <time.h>
 
 enum {
-    CALLS = 20, /* of a graph */
+    CALLS = 20, /* of a graph; fewer where a call takes long */
     REPEATS = 7,
     COPIES = 16
 };
@@ -21,6 +23,12 @@ static const double CACHED = 512e6; /* bytes that no cache holds */
 static gdn_context *context;
 static cudaStream_t stream;
 static double copy_bandwidth;
+static char *words[BENCH_FIELDS];
+static int word_count;
+
+static int calls_of(double bytes, double flops) {
+    return bytes > 2e9 || flops > 1e12 ? 4 : CALLS;
+}
 
 static double now(void) {
     struct timespec t;
@@ -64,7 +72,7 @@ static double time_copy(double bytes, int by_kernel) {
     static size_t size;
     const size_t half = (size_t)bytes / 512 * 256, needed = (size_t)(2 * CACHED);
     const size_t all = 2 * half > needed ? 2 * half : needed;
-    const int copies = (int)(all / (2 * half));
+    const int copies = (int)(all / (2 * half)), calls = calls_of(bytes, 0);
     cudaGraph_t captured;
     if (all > size) {
         CUDA(cudaFree(memory));
@@ -73,7 +81,7 @@ static double time_copy(double bytes, int by_kernel) {
         size = all;
     }
     CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    for (int i = 0; i < CALLS; ++i) {
+    for (int i = 0; i < calls; ++i) {
         char *const from = memory + 2 * half * (size_t)(i % copies);
         if (by_kernel)
             CUDA(bench_copy(from + half, from, half, stream));
@@ -81,7 +89,7 @@ static double time_copy(double bytes, int by_kernel) {
             CUDA(cudaMemcpyAsync(from + half, from, half, cudaMemcpyDeviceToDevice, stream));
     }
     CUDA(cudaStreamEndCapture(stream, &captured));
-    return 2.0 * (double)half / time_graph(captured, CALLS) * 1e-3;
+    return 2.0 * (double)half / time_graph(captured, calls) * 1e-3;
 }
 
 static double best_copy(double bytes) {
@@ -149,13 +157,22 @@ static size_t place(const bench_row *row, char *part, char *memory) {
     return at + (workspace + 255) / 256 * 256;
 }
 
+static int asked_for(const bench_row *row) {
+    for (int i = 0; i < word_count; ++i)
+        if (strstr(row->name, words[i]))
+            return 1;
+    return word_count == 0;
+}
+
 void bench_row_run(const bench_row *row) {
     static _Alignas(16) char parts[COPIES][BENCH_PART_BYTES];
     const size_t bytes = place(row, NULL, NULL);
     const int most = (int)(CACHED / (double)bytes) + 1, copies = most < COPIES ? most : COPIES;
-    const int calls = row->flops > 1e12 ? 2 : CALLS;
+    const int calls = calls_of(row->bytes, row->flops);
     cudaGraph_t captured;
     char *memory;
+    if (!asked_for(row))
+        return;
     CUDA(cudaMalloc((void **)&memory, bytes * (size_t)copies));
     for (int i = 0; i < copies; ++i) {
         memcpy(parts[i], row->part, row->size);
@@ -185,14 +202,23 @@ void bench_row_run(const bench_row *row) {
     CUDA(cudaFree(memory));
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    int64_t T[BENCH_FIELDS] = {8192, 32768, 131072};
+    int count = 0;
+    for (int i = 1; i < argc && i < BENCH_FIELDS; ++i)
+        if (argv[i][0] >= '0' && argv[i][0] <= '9')
+            T[count++] = atoll(argv[i]);
+        else
+            words[word_count++] = argv[i];
+    count = count ? count : 3;
     context = gpu_context();
     if (!context)
         return 77;
     CUDA(cudaStreamCreate(&stream));
     printf("part,dtype,T,D,us,GB/s,share of copy,share of a copy as large,TFLOP/s,host us\n");
     measure_copy();
-    bench_model_rows();
+    bench_layer_rows(T, count);
+    bench_model_rows(T, count);
     CUDA(cudaStreamDestroy(stream));
     gdn_context_destroy(context);
     return 0;

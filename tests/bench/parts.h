@@ -41,8 +41,16 @@ typedef struct bench_row {
 
 /* Times one row and prints it. */
 void bench_row_run(const bench_row *row);
-/* The rows of a model's parts. */
-void bench_model_rows(void);
+/* The rows of a layer's parts and of a model's, at each T. */
+void bench_layer_rows(const int64_t *T, int count);
+void bench_model_rows(const int64_t *T, int count);
+
+/* A table's entries: TYPE is the part's type, p the part. */
+#define AT(member, bytes)                                                                          \
+    { offsetof(TYPE, member), (bytes), NULL }
+#define WORKSPACE(function) .workspace_offset = offsetof(TYPE, workspace), .workspace = function
+#define ROW(label) .name = label, .dtype = dtype, .T = T, .D = D, .part = &p, .size = sizeof(p)
+
 /* Enqueues a copy of a multiple of 16 bytes; 0 or the CUDA error code. */
 int bench_copy(void *to, const void *from, size_t bytes, gdn_stream stream);
 

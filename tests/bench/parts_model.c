@@ -1,5 +1,5 @@
 /* The rows of a model's parts: 0.4 to 4 billion parameters' widths, a vocabulary of 151936. */
-#include "gdn_model.h"
+#include "../gpu/part_calls.h"
 #include "parts.h"
 
 #include <stdlib.h>
@@ -7,37 +7,6 @@
 enum {
     VOCAB = 151936
 };
-
-#define CALL(name, type)                                                                           \
-    static gdn_status name##_(const gdn_context *context, const void *part, gdn_stream stream) {   \
-        return gdn_##name(context, (const gdn_##type *)part, stream);                              \
-    }
-CALL(linear_forward, linear)
-CALL(linear_backward, linear)
-CALL(embedding_forward, embedding)
-CALL(embedding_backward, embedding)
-CALL(rmsnorm_forward, rmsnorm)
-CALL(rmsnorm_backward, rmsnorm)
-CALL(swiglu_forward, swiglu)
-CALL(swiglu_backward, swiglu)
-CALL(cross_entropy_compute, cross_entropy)
-CALL(adamw_step, adamw)
-CALL(grad_norm_compute, grad_norm)
-
-#define BYTES(name)                                                                                \
-    static gdn_status name##_bytes(const gdn_context *context, const void *part, size_t *bytes) {  \
-        return gdn_##name##_workspace(context, (const gdn_##name *)part, bytes);                   \
-    }
-BYTES(linear)
-BYTES(embedding)
-BYTES(rmsnorm)
-BYTES(cross_entropy)
-BYTES(grad_norm)
-
-#define AT(member, bytes)                                                                          \
-    { offsetof(TYPE, member), (bytes), NULL }
-#define WORKSPACE(function) .workspace_offset = offsetof(TYPE, workspace), .workspace = function
-#define ROW(label) .name = label, .dtype = dtype, .T = T, .D = D, .part = &p, .size = sizeof(p)
 
 /* Every tensor of T rows: x is [T, D]. */
 #define TYPE gdn_rmsnorm
@@ -50,7 +19,7 @@ static void rmsnorm(gdn_dtype dtype, int64_t T, int32_t D) {
     const bench_row plain = {ROW("rmsnorm, forward"), .bytes = 2 * x, .call = rmsnorm_forward_,
                              .field = {AT(x, x), AT(weight, row), AT(y, x)}};
     const bench_row backward = {ROW("rmsnorm with residual, backward"), .bytes = 4 * x,
-                                .call = rmsnorm_backward_, WORKSPACE(rmsnorm_bytes),
+                                .call = rmsnorm_backward_, WORKSPACE(rmsnorm_bytes_),
                                 .field = {AT(h, x), AT(residual, 256), AT(weight, row), AT(dy, x),
                                           AT(dh, x), AT(dx, x), AT(dweight, 4.0 * D)}};
     bench_row_run(&forward);
@@ -118,7 +87,7 @@ static void embedding(gdn_dtype dtype, int64_t T, int32_t D) {
         ROW("embedding, forward"), .bytes = x + distinct * row, .call = embedding_forward_,
         .field = {indices, AT(weight, table * (double)gdn_dtype_size(dtype)), AT(y, x)}};
     bench_row backward = {ROW("embedding, backward"), .bytes = x + 4 * table,
-                          .call = embedding_backward_, WORKSPACE(embedding_bytes),
+                          .call = embedding_backward_, WORKSPACE(embedding_bytes_),
                           .field = {indices, AT(dy, x), AT(dweight, 4 * table)}};
     bench_row_run(&forward);
     bench_row_run(&backward);
@@ -137,7 +106,7 @@ static void cross_entropy(gdn_dtype dtype, int64_t T, int32_t D) {
     const gdn_cross_entropy p = {.size = sizeof(p), .dtype = dtype, .T = T, .D = D, .vocab = VOCAB};
     const bench_row gradients = {ROW("cross-entropy with gradients"),
                                  .flops = 6.0 * (double)T * D * VOCAB,
-                                 .call = cross_entropy_compute_, WORKSPACE(cross_entropy_bytes),
+                                 .call = cross_entropy_compute_, WORKSPACE(cross_entropy_bytes_),
                                  .field = {AT(x, x),
                                            AT(weight, row * VOCAB),
                                            {offsetof(TYPE, targets), 4.0 * (double)T, targets},
@@ -155,10 +124,10 @@ static void linear(gdn_dtype dtype, int64_t T, int32_t D) {
     const double flops = 2.0 * (double)T * D * D;
     const gdn_linear p = {.size = sizeof(p), .dtype = dtype, .T = T, .in = D, .out = D};
     const bench_row forward = {ROW("linear, forward"), .flops = flops, .call = linear_forward_,
-                               WORKSPACE(linear_bytes),
+                               WORKSPACE(linear_bytes_),
                                .field = {AT(x, x), AT(weight, element * D * D), AT(y, x)}};
     const bench_row backward = {ROW("linear, backward"), .flops = 2 * flops,
-                                .call = linear_backward_, WORKSPACE(linear_bytes),
+                                .call = linear_backward_, WORKSPACE(linear_bytes_),
                                 .field = {AT(x, x), AT(weight, element * D * D), AT(dy, x),
                                           AT(dx, x), AT(dweight, 4.0 * D * D)}};
     bench_row_run(&forward);
@@ -190,28 +159,28 @@ static void optimizer(int64_t T) {
 #define TYPE gdn_grad_norm
     const gdn_grad_norm p = {.size = sizeof(p), .dtype = dtype, .count = T, .max_norm = 1};
     const bench_row row = {ROW("grad_norm"), .bytes = x, .call = grad_norm_compute_,
-                           WORKSPACE(grad_norm_bytes),
+                           WORKSPACE(grad_norm_bytes_),
                            .field = {AT(grad, x), AT(norm, 8), AT(scale, 8)}};
     bench_row_run(&row);
 #undef TYPE
 }
 
-void bench_model_rows(void) {
+void bench_model_rows(const int64_t *T, int count) {
     static const int32_t widths[] = {1024, 2048, 4096};
     for (int i = 0; i < 3; ++i)
-        for (int64_t T = 8192; T <= 65536; T *= 8) {
-            rmsnorm(GDN_DTYPE_BF16, T, widths[i]);
-            swiglu(GDN_DTYPE_BF16, T, widths[i]);
-            embedding(GDN_DTYPE_BF16, T, widths[i]);
-            linear(GDN_DTYPE_BF16, T, widths[i]);
+        for (int j = 0; j < count; ++j) {
+            rmsnorm(GDN_DTYPE_BF16, T[j], widths[i]);
+            swiglu(GDN_DTYPE_BF16, T[j], widths[i]);
+            embedding(GDN_DTYPE_BF16, T[j], widths[i]);
+            linear(GDN_DTYPE_BF16, T[j], widths[i]);
         }
     for (int i = 0; i < 3; ++i) {
-        rmsnorm(GDN_DTYPE_FP32, 8192, widths[i]);
-        swiglu(GDN_DTYPE_FP32, 8192, widths[i]);
-        cross_entropy(GDN_DTYPE_BF16, 8192, widths[i]);
+        rmsnorm(GDN_DTYPE_FP32, T[0], widths[i]);
+        swiglu(GDN_DTYPE_FP32, T[0], widths[i]);
+        cross_entropy(GDN_DTYPE_BF16, T[0], widths[i]);
     }
-    embedding(GDN_DTYPE_FP32, 8192, 1024);
-    linear(GDN_DTYPE_FP32, 8192, 1024);
+    embedding(GDN_DTYPE_FP32, T[0], 1024);
+    linear(GDN_DTYPE_FP32, T[0], 1024);
     optimizer(1 << 24);
     optimizer(100000000);
 }
