@@ -27,12 +27,12 @@ enum {
 
 static const gdn_context *cuda;
 
-static gdn_status forward(const gdn_context *context, void *part, gdn_stream stream) {
+static gdn_status forward(const gdn_context *context, const void *part, gdn_stream stream) {
     const layer_case *c = part;
     return gdn_layer_forward(context, &c->layer, &c->tensors, stream);
 }
 
-static gdn_status backward(const gdn_context *context, void *part, gdn_stream stream) {
+static gdn_status backward(const gdn_context *context, const void *part, gdn_stream stream) {
     const layer_case *c = part;
     return gdn_layer_backward(context, &c->layer, &c->tensors, stream);
 }
@@ -84,7 +84,7 @@ static void attach(const gdn_context *context, void *part, device_memory *memory
 
 #define TENSOR(member) #member, offsetof(layer_case, tensors.member)
 #define WEIGHT(member) #member, offsetof(layer_case, weights.member), ROLE_INPUT
-#define DWEIGHT(member) "d" #member, offsetof(layer_case, dweights.member), ROLE_PARAM_GRADIENT
+#define DWEIGHT(member) "d" #member, offsetof(layer_case, dweights.member), ROLE_ADDED, KIND_STATE
 
 /* A from 0.001 to 16, over and over. */
 static const double *log_A(int32_t heads) {
@@ -110,58 +110,56 @@ static void check(const char *name, gdn_dtype dtype, gdn_layer l, const int64_t 
     const double in = 1 / sqrt((double)D), out = 1 / sqrt((double)HvV);
     c.layer.flags = e.flags;
     device_part part = {
-        name,
-        &c,
-        offsetof(layer_case, layer.dtype),
-        e.flags ? -1 : (ptrdiff_t)offsetof(layer_case, layer.flags),
-        offsetof(layer_case, tensors.cu_seqlens),
-        cu,
-        cu ? l.N + 1 : 0,
-        attach,
-        forward,
-        backward,
-        2e-5,
-        1e-2,
-        2e-5,
-        1.5e-2,
-        22,
-        {{TENSOR(x), ROLE_INPUT, 0, T, D},
-         {WEIGHT(in_proj_qkv), 0, C, D, 0, in},
-         {WEIGHT(in_proj_z), 0, HvV, D, 0, in},
-         {WEIGHT(in_proj_b), 0, Hv, D, 0, in},
-         {WEIGHT(in_proj_a), 0, Hv, D, 0, in},
-         {WEIGHT(conv1d), 0, C, W, 0, 0.5},
-         {WEIGHT(A_log), 1, Hv, 1, 0, 0, 0, log_A(l.Hv)},
-         {WEIGHT(dt_bias), 1, Hv, 1},
-         {WEIGHT(norm), 0, 1, l.V, 0, 0.1, 1},
-         {WEIGHT(out_proj), 0, D, HvV, 0, out},
-         {TENSOR(out), ROLE_OUTPUT, 0, T, D},
-         {TENSOR(dout), ROLE_INPUT, 0, T, D},
-         {TENSOR(dx), ROLE_GRADIENT, 0, T, D},
-         {DWEIGHT(in_proj_qkv), 0, C, D},
-         {DWEIGHT(in_proj_z), 0, HvV, D},
-         {DWEIGHT(in_proj_b), 0, Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
-         {DWEIGHT(in_proj_a), 0, Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
-         {DWEIGHT(conv1d), 0, C, W},
-         {DWEIGHT(A_log), 1, Hv, 1, .per_row = 1, .row_sizes = dA_sizes, .bf16_tol = 1e-1},
-         {DWEIGHT(dt_bias), 1, Hv, 1, .per_row = 1, .row_sizes = ddt_sizes, .bf16_tol = 1e-1},
-         {DWEIGHT(norm), 0, 1, l.V},
-         {DWEIGHT(out_proj), 0, D, HvV}}};
+        .name = name,
+        .part = &c,
+        .dtype_offset = offsetof(layer_case, layer.dtype),
+        .accumulate_offset = {e.flags ? 0 : offsetof(layer_case, layer.flags)},
+        .cu_offset = offsetof(layer_case, tensors.cu_seqlens),
+        .cu = cu,
+        .cu_count = cu ? l.N + 1 : 0,
+        .attach = attach,
+        .calls = {forward, backward},
+        .fp32_tol = 2e-5,
+        .bf16_tol = 1e-2,
+        .fp32_state_tol = 2e-5,
+        .bf16_state_tol = 1.5e-2,
+        .field = {{TENSOR(x), ROLE_INPUT, KIND_PART, T, D},
+                  {WEIGHT(in_proj_qkv), KIND_PART, C, D, 0, in},
+                  {WEIGHT(in_proj_z), KIND_PART, HvV, D, 0, in},
+                  {WEIGHT(in_proj_b), KIND_PART, Hv, D, 0, in},
+                  {WEIGHT(in_proj_a), KIND_PART, Hv, D, 0, in},
+                  {WEIGHT(conv1d), KIND_PART, C, W, 0, 0.5},
+                  {WEIGHT(A_log), KIND_STATE, Hv, 1, 0, 0, 0, log_A(l.Hv)},
+                  {WEIGHT(dt_bias), KIND_STATE, Hv, 1},
+                  {WEIGHT(norm), KIND_PART, 1, l.V, 0, 0.1, 1},
+                  {WEIGHT(out_proj), KIND_PART, D, HvV, 0, out},
+                  {TENSOR(out), ROLE_OUTPUT, KIND_PART, T, D},
+                  {TENSOR(dout), ROLE_INPUT, KIND_PART, T, D},
+                  {TENSOR(dx), ROLE_OUTPUT, KIND_PART, T, D},
+                  {DWEIGHT(in_proj_qkv), C, D},
+                  {DWEIGHT(in_proj_z), HvV, D},
+                  {DWEIGHT(in_proj_b), Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
+                  {DWEIGHT(in_proj_a), Hv, D, .per_row = 1, .bf16_tol = 2.5e-2},
+                  {DWEIGHT(conv1d), C, W},
+                  {DWEIGHT(A_log), Hv, 1, .per_row = 1, .row_sizes = dA_sizes, .bf16_tol = 1e-1},
+                  {DWEIGHT(dt_bias), Hv, 1, .per_row = 1, .row_sizes = ddt_sizes, .bf16_tol = 1e-1},
+                  {DWEIGHT(norm), 1, l.V},
+                  {DWEIGHT(out_proj), D, HvV}}};
     const device_field states[] = {
-        {TENSOR(initial_state), ROLE_INPUT, 1, l.N * Hv, S, 0, 0.1},
-        {TENSOR(final_state), ROLE_OUTPUT, 1, l.N * Hv, S, .fp32_tol = 2e-5, .bf16_tol = 1e-2},
-        {TENSOR(dht), ROLE_INPUT, 1, l.N * Hv, S, 0, 0.1},
-        {TENSOR(dh0), ROLE_GRADIENT, 1, l.N * Hv, S, .fp32_tol = 4e-5, .bf16_tol = 2e-2}};
-    const device_field halo[] = {{TENSOR(conv_halo), ROLE_INPUT, 0, W - 1, C},
-                                 {TENSOR(dconv_halo), ROLE_GRADIENT, 0, W - 1, C}};
+        {TENSOR(initial_state), ROLE_INPUT, KIND_STATE, l.N * Hv, S, 0, 0.1},
+        {TENSOR(final_state), ROLE_OUTPUT, KIND_STATE, l.N * Hv, S, .fp32_tol = 2e-5,
+         .bf16_tol = 1e-2},
+        {TENSOR(dht), ROLE_INPUT, KIND_STATE, l.N * Hv, S, 0, 0.1},
+        {TENSOR(dh0), ROLE_OUTPUT, KIND_STATE, l.N * Hv, S, .fp32_tol = 4e-5, .bf16_tol = 2e-2}};
+    const device_field halo[] = {{TENSOR(conv_halo), ROLE_INPUT, KIND_PART, W - 1, C},
+                                 {TENSOR(dconv_halo), ROLE_OUTPUT, KIND_PART, W - 1, C}};
+    device_field *more = part.field + 22;
     if (e.states) {
-        memcpy(part.field + part.fields, states, sizeof(states));
-        part.fields += 4;
+        memcpy(more, states, sizeof(states));
+        more += 4;
     }
-    if (e.halo) {
-        memcpy(part.field + part.fields, halo, sizeof(halo));
-        part.fields += 2;
-    }
+    if (e.halo)
+        memcpy(more, halo, sizeof(halo));
     device_part_check(cuda, &part, dtype);
 }
 

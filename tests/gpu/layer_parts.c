@@ -5,34 +5,19 @@
  * 6e-8, times the terms of a sum.
  */
 #include "device_part.h"
-#include "gdn_layer.h"
+#include "part_calls.h"
 
 #define FP32_TOL 3e-6
 #define BF16_TOL 3.91e-3
 
-#define CALLS(part)                                                                                \
-    static gdn_status part##_forward(const gdn_context *context, void *p, gdn_stream stream) {     \
-        return gdn_##part##_forward(context, p, stream);                                           \
-    }                                                                                              \
-    static gdn_status part##_backward(const gdn_context *context, void *p, gdn_stream stream) {    \
-        return gdn_##part##_backward(context, p, stream);                                          \
-    }
-#define ATTACH(part)                                                                               \
-    static void part##_attach(const gdn_context *context, void *p, device_memory *memory) {        \
-        gdn_##part *x = p;                                                                         \
-        GDN(gdn_##part##_workspace(context, x, &x->workspace_size));                               \
-        x->workspace = device_take(memory, x->workspace_size);                                     \
-    }
-CALLS(conv1d)
-CALLS(l2norm)
-CALLS(gate)
-CALLS(gated_rmsnorm)
-ATTACH(conv1d)
-ATTACH(gate)
-ATTACH(gated_rmsnorm)
-
 #define AT(member) #member, offsetof(TYPE, member)
-#define TOLERANCES FP32_TOL, BF16_TOL, FP32_TOL, FP32_TOL
+#define PART(which)                                                                                \
+    .name = name, .part = &p, .dtype_offset = offsetof(TYPE, dtype),                               \
+    .calls = {which##_forward_, which##_backward_}, .fp32_tol = FP32_TOL, .bf16_tol = BF16_TOL,    \
+    .fp32_state_tol = FP32_TOL, .bf16_state_tol = FP32_TOL
+#define PARAMETERS(which)                                                                          \
+    .accumulate_offset = {offsetof(TYPE, accumulate)},                                             \
+    .workspace_offset = offsetof(TYPE, workspace), .bytes = which##_bytes_
 
 static const gdn_context *cuda;
 
@@ -46,30 +31,21 @@ static void conv1d(const char *name, gdn_conv1d shape, const int64_t *cu, int ha
     gdn_conv1d p = shape;
     const int64_t T = p.T, C = p.channels, W = p.width, xs = p.x_stride, ys = p.y_stride;
     p.size = sizeof(p);
-    device_part part = {name,
-                        &p,
-                        offsetof(TYPE, dtype),
-                        offsetof(TYPE, accumulate),
-                        offsetof(TYPE, cu_seqlens),
-                        cu,
-                        cu ? p.N + 1 : 0,
-                        conv1d_attach,
-                        conv1d_forward,
-                        conv1d_backward,
-                        TOLERANCES,
-                        6,
-                        {{AT(x), ROLE_INPUT, 0, T, C, xs},
-                         {AT(weight), ROLE_INPUT, 0, C, W},
-                         {AT(y), ROLE_OUTPUT, 0, T, C, ys},
-                         {AT(dy), ROLE_INPUT, 0, T, C, ys},
-                         {AT(dx), ROLE_GRADIENT, 0, T, C, xs},
-                         {AT(dweight), ROLE_PARAM_GRADIENT, 0, C, W}}};
-    const device_field with_halo[] = {{AT(halo), ROLE_INPUT, 0, W - 1, C},
-                                      {AT(dhalo), ROLE_GRADIENT, 0, W - 1, C}};
-    if (halo) {
-        memcpy(part.field + part.fields, with_halo, sizeof(with_halo));
-        part.fields += 2;
-    }
+    device_part part = {PART(conv1d),
+                        PARAMETERS(conv1d),
+                        .cu_offset = offsetof(TYPE, cu_seqlens),
+                        .cu = cu,
+                        .cu_count = cu ? p.N + 1 : 0,
+                        .field = {{AT(x), ROLE_INPUT, KIND_PART, T, C, xs},
+                                  {AT(weight), ROLE_INPUT, KIND_PART, C, W},
+                                  {AT(y), ROLE_OUTPUT, KIND_PART, T, C, ys},
+                                  {AT(dy), ROLE_INPUT, KIND_PART, T, C, ys},
+                                  {AT(dx), ROLE_OUTPUT, KIND_PART, T, C, xs},
+                                  {AT(dweight), ROLE_ADDED, KIND_STATE, C, W}}};
+    const device_field with_halo[] = {{AT(halo), ROLE_INPUT, KIND_PART, W - 1, C},
+                                      {AT(dhalo), ROLE_OUTPUT, KIND_PART, W - 1, C}};
+    if (halo)
+        memcpy(part.field + 6, with_halo, sizeof(with_halo));
     check(&part);
 }
 #undef TYPE
@@ -106,22 +82,10 @@ static void l2norm(const char *name, gdn_l2norm shape) {
     const int64_t T = p.T, HK = (int64_t)p.H * p.K, xs = p.x_stride, ys = p.y_stride;
     p.size = sizeof(p);
     p.eps = 1e-6;
-    const device_part part = {name,
-                              &p,
-                              offsetof(TYPE, dtype),
-                              -1,
-                              -1,
-                              NULL,
-                              0,
-                              NULL,
-                              l2norm_forward,
-                              l2norm_backward,
-                              TOLERANCES,
-                              4,
-                              {{AT(x), ROLE_INPUT, 0, T, HK, xs},
-                               {AT(y), ROLE_OUTPUT, 0, T, HK, ys},
-                               {AT(dy), ROLE_INPUT, 0, T, HK, ys},
-                               {AT(dx), ROLE_GRADIENT, 0, T, HK, xs}}};
+    const device_part part = {PART(l2norm), .field = {{AT(x), ROLE_INPUT, KIND_PART, T, HK, xs},
+                                                      {AT(y), ROLE_OUTPUT, KIND_PART, T, HK, ys},
+                                                      {AT(dy), ROLE_INPUT, KIND_PART, T, HK, ys},
+                                                      {AT(dx), ROLE_OUTPUT, KIND_PART, T, HK, xs}}};
     check(&part);
 }
 #undef TYPE
@@ -129,30 +93,19 @@ static void l2norm(const char *name, gdn_l2norm shape) {
 #define TYPE gdn_gate
 static void gate(const char *name, int64_t T, int32_t H, double scale) {
     gdn_gate p = {.size = sizeof(p), .T = T, .H = H};
-    const device_part part = {name,
-                              &p,
-                              offsetof(TYPE, dtype),
-                              offsetof(TYPE, accumulate),
-                              -1,
-                              NULL,
-                              0,
-                              gate_attach,
-                              gate_forward,
-                              gate_backward,
-                              TOLERANCES,
-                              12,
-                              {{AT(a), ROLE_INPUT, 0, T, H, 0, scale},
-                               {AT(b), ROLE_INPUT, 0, T, H, 0, scale},
-                               {AT(A_log), ROLE_INPUT, 1, 1, H},
-                               {AT(dt_bias), ROLE_INPUT, 1, 1, H},
-                               {AT(g), ROLE_OUTPUT, 1, T, H},
-                               {AT(beta), ROLE_OUTPUT, 1, T, H},
-                               {AT(dg), ROLE_INPUT, 1, T, H},
-                               {AT(dbeta), ROLE_INPUT, 1, T, H},
-                               {AT(da), ROLE_GRADIENT, 0, T, H},
-                               {AT(db), ROLE_GRADIENT, 0, T, H},
-                               {AT(dA_log), ROLE_PARAM_GRADIENT, 1, 1, H},
-                               {AT(ddt_bias), ROLE_PARAM_GRADIENT, 1, 1, H}}};
+    const device_part part = {PART(gate), PARAMETERS(gate),
+                              .field = {{AT(a), ROLE_INPUT, KIND_PART, T, H, 0, scale},
+                                        {AT(b), ROLE_INPUT, KIND_PART, T, H, 0, scale},
+                                        {AT(A_log), ROLE_INPUT, KIND_STATE, 1, H},
+                                        {AT(dt_bias), ROLE_INPUT, KIND_STATE, 1, H},
+                                        {AT(g), ROLE_OUTPUT, KIND_STATE, T, H},
+                                        {AT(beta), ROLE_OUTPUT, KIND_STATE, T, H},
+                                        {AT(dg), ROLE_INPUT, KIND_STATE, T, H},
+                                        {AT(dbeta), ROLE_INPUT, KIND_STATE, T, H},
+                                        {AT(da), ROLE_OUTPUT, KIND_PART, T, H},
+                                        {AT(db), ROLE_OUTPUT, KIND_PART, T, H},
+                                        {AT(dA_log), ROLE_ADDED, KIND_STATE, 1, H},
+                                        {AT(ddt_bias), ROLE_ADDED, KIND_STATE, 1, H}}};
     check(&part);
 }
 #undef TYPE
@@ -161,26 +114,15 @@ static void gate(const char *name, int64_t T, int32_t H, double scale) {
 static void gated_rmsnorm(const char *name, int64_t T, int32_t H, int32_t V) {
     gdn_gated_rmsnorm p = {.size = sizeof(p), .T = T, .H = H, .V = V, .eps = 1e-6};
     const int64_t HV = (int64_t)H * V;
-    const device_part part = {name,
-                              &p,
-                              offsetof(TYPE, dtype),
-                              offsetof(TYPE, accumulate),
-                              -1,
-                              NULL,
-                              0,
-                              gated_rmsnorm_attach,
-                              gated_rmsnorm_forward,
-                              gated_rmsnorm_backward,
-                              TOLERANCES,
-                              8,
-                              {{AT(x), ROLE_INPUT, 0, T, HV},
-                               {AT(z), ROLE_INPUT, 0, T, HV},
-                               {AT(weight), ROLE_INPUT, 0, 1, V},
-                               {AT(y), ROLE_OUTPUT, 0, T, HV},
-                               {AT(dy), ROLE_INPUT, 0, T, HV},
-                               {AT(dx), ROLE_GRADIENT, 0, T, HV},
-                               {AT(dz), ROLE_GRADIENT, 0, T, HV},
-                               {AT(dweight), ROLE_PARAM_GRADIENT, 0, 1, V}}};
+    const device_part part = {PART(gated_rmsnorm), PARAMETERS(gated_rmsnorm),
+                              .field = {{AT(x), ROLE_INPUT, KIND_PART, T, HV},
+                                        {AT(z), ROLE_INPUT, KIND_PART, T, HV},
+                                        {AT(weight), ROLE_INPUT, KIND_PART, 1, V},
+                                        {AT(y), ROLE_OUTPUT, KIND_PART, T, HV},
+                                        {AT(dy), ROLE_INPUT, KIND_PART, T, HV},
+                                        {AT(dx), ROLE_OUTPUT, KIND_PART, T, HV},
+                                        {AT(dz), ROLE_OUTPUT, KIND_PART, T, HV},
+                                        {AT(dweight), ROLE_ADDED, KIND_STATE, 1, V}}};
     check(&part);
 }
 #undef TYPE

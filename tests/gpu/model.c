@@ -1,70 +1,51 @@
-/* The parts of a model on the device (see model_part.h). */
-#include "model_part.h"
-#include "gdn_model.h"
+/* The parts of a model on the device against the float64 reference. */
+#include "device_part.h"
+#include "part_calls.h"
 
-static gdn_context *cuda, *reference;
+static gdn_context *cuda;
 
 /* Relative L2. fp32 sums over thousands of terms; bf16 rounds what comes out, by 1.1e-3 on average,
  * and sometimes what goes into a product. */
 static const double FP32 = 5e-6, BF16 = 4e-3;
 
-#define CALL(name, type)                                                                           \
-    static gdn_status name##_(const gdn_context *context, const void *part, gdn_stream stream) {   \
-        return gdn_##name(context, (const gdn_##type *)part, stream);                              \
-    }
-CALL(linear_forward, linear)
-CALL(linear_backward, linear)
-CALL(embedding_forward, embedding)
-CALL(embedding_backward, embedding)
-CALL(rmsnorm_forward, rmsnorm)
-CALL(rmsnorm_backward, rmsnorm)
-CALL(swiglu_forward, swiglu)
-CALL(swiglu_backward, swiglu)
-CALL(cross_entropy_compute, cross_entropy)
-CALL(adamw_step, adamw)
-CALL(grad_norm_compute, grad_norm)
-
-#define BYTES(name)                                                                                \
-    static gdn_status name##_bytes(const gdn_context *context, const void *part, size_t *bytes) {  \
-        return gdn_##name##_workspace(context, (const gdn_##name *)part, bytes);                   \
-    }
-BYTES(linear)
-BYTES(embedding)
-BYTES(rmsnorm)
-BYTES(cross_entropy)
-BYTES(grad_norm)
-
 #define AT(member) .name = #member, .offset = offsetof(TYPE, member)
 #define PART(label)                                                                                \
-    .name = label, .part = &p, .size = sizeof(p), .dtype_offset = offsetof(TYPE, dtype),           \
-    .fp32 = FP32, .bf16 = BF16
+    .name = label, .part = &p, .dtype_offset = offsetof(TYPE, dtype), .fp32_tol = FP32,            \
+    .bf16_tol = BF16, .fp32_state_tol = FP32, .bf16_state_tol = BF16, .pointwise = 1
+#define MANY(elements) .rows = 1, .width = (elements)
+#define WITHIN(tolerance) .fp32_tol = (tolerance), .bf16_tol = (tolerance)
 #define IN(member, elements)                                                                       \
-    { AT(member), .role = ROLE_IN, .count = (elements) }
+    { AT(member), .role = ROLE_INPUT, MANY(elements) }
 #define OUT(member, elements)                                                                      \
-    { AT(member), .role = ROLE_OUT, .count = (elements) }
+    { AT(member), .role = ROLE_OUTPUT, MANY(elements) }
 #define WEIGHT_GRADIENT(member, elements)                                                          \
-    { AT(member), .kind = KIND_STATE, .role = ROLE_ADDED, .count = (elements) }
+    { AT(member), .role = ROLE_ADDED, .kind = KIND_STATE, MANY(elements) }
+
+static void check(const device_part *part, int fp32_only) {
+    for (int d = 0; d < (fp32_only ? 1 : 2); ++d)
+        device_part_check(cuda, part, d ? GDN_DTYPE_BF16 : GDN_DTYPE_FP32);
+}
 
 #define TYPE gdn_linear
 static void linear(int64_t T, int32_t in, int32_t out, int shift) {
     char label[64];
-    const gdn_linear p = {.size = sizeof(p), .T = T, .in = in, .out = out};
+    gdn_linear p = {.size = sizeof(p), .T = T, .in = in, .out = out};
     snprintf(label, sizeof(label), "linear T%d %d to %d%s", (int)T, in, out, shift ? " off" : "");
-    const model_part test = {
+    const device_part test = {
         PART(label),
         .accumulate_offset = {offsetof(TYPE, accumulate), offsetof(TYPE, accumulate_dx)},
         .workspace_offset = offsetof(TYPE, workspace),
         .calls = {linear_forward_, linear_backward_},
-        .bytes = linear_bytes,
-        .shift = shift,
+        .bytes = linear_bytes_,
+        .misaligned = shift,
         .field = {IN(x, T * in),
                   IN(weight, (int64_t)in * out),
                   OUT(y, T * out),
                   IN(dy, T * out),
-                  {AT(dx), .role = ROLE_ADDED, .count = T * in},
-                  {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, .count = (int64_t)in * out,
-                   .tolerance = 1e-5}}};
-    model_part_check(cuda, reference, &test, 0);
+                  {AT(dx), .role = ROLE_ADDED, MANY(T * in)},
+                  {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, MANY((int64_t)in * out),
+                   WITHIN(1e-5)}}};
+    check(&test, 0);
 }
 #undef TYPE
 
@@ -72,7 +53,7 @@ static void linear(int64_t T, int32_t in, int32_t out, int shift) {
 /* Half of the tokens are one of the first three. */
 static void embedding(int64_t T, int32_t vocab, int32_t D, int shift) {
     char label[64];
-    const gdn_embedding p = {.size = sizeof(p), .T = T, .vocab = vocab, .D = D};
+    gdn_embedding p = {.size = sizeof(p), .T = T, .vocab = vocab, .D = D};
     double *tokens = malloc((size_t)(T + 1) * sizeof(double));
     harness_random random = {3};
     snprintf(label, sizeof(label), "embedding T%d vocab %d D%d%s", (int)T, vocab, D,
@@ -82,20 +63,20 @@ static void embedding(int64_t T, int32_t vocab, int32_t D, int shift) {
         tokens[t] = (double)(any >> 40) * 0x1p-24 < 0.5 ? (double)(any % 3 % (uint64_t)vocab)
                                                         : (double)(any % (uint64_t)vocab);
     }
-    const model_part test = {
+    const device_part test = {
         PART(label),
         .accumulate_offset = {offsetof(TYPE, accumulate)},
         .workspace_offset = offsetof(TYPE, workspace),
         .calls = {embedding_forward_, embedding_backward_},
-        .bytes = embedding_bytes,
-        .shift = shift,
-        .field = {{AT(tokens), .kind = KIND_INT32, .role = ROLE_IN, .count = T, .values = tokens},
+        .bytes = embedding_bytes_,
+        .misaligned = shift,
+        .field = {{AT(tokens), .kind = KIND_INT32, .role = ROLE_INPUT, MANY(T), .values = tokens},
                   IN(weight, (int64_t)vocab * D),
-                  {AT(y), .role = ROLE_OUT, .count = T * D, .tolerance = 1e-30},
+                  {AT(y), .role = ROLE_OUTPUT, MANY(T * D), WITHIN(1e-30)},
                   IN(dy, T * D),
-                  {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, .count = (int64_t)vocab * D,
-                   .tolerance = 2e-6}}};
-    model_part_check(cuda, reference, &test, 0);
+                  {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, .rows = vocab, .width = D,
+                   WITHIN(2e-6)}}};
+    check(&test, 0);
     free(tokens);
 }
 #undef TYPE
@@ -103,38 +84,38 @@ static void embedding(int64_t T, int32_t vocab, int32_t D, int shift) {
 #define TYPE gdn_rmsnorm
 static void rmsnorm(int64_t T, int32_t D, int residual, int shift) {
     char label[64];
-    const gdn_rmsnorm p = {.size = sizeof(p), .T = T, .D = D, .eps = 1e-6};
+    gdn_rmsnorm p = {.size = sizeof(p), .T = T, .D = D, .eps = 1e-6};
     snprintf(label, sizeof(label), "rmsnorm T%d D%d%s%s", (int)T, D, residual ? " residual" : "",
              shift ? " off" : "");
-    const model_part test = {
+    const device_part test = {
         PART(label),
         .accumulate_offset = {offsetof(TYPE, accumulate)},
         .workspace_offset = offsetof(TYPE, workspace),
         .calls = {rmsnorm_forward_, rmsnorm_backward_},
-        .bytes = rmsnorm_bytes,
-        .shift = shift,
+        .bytes = rmsnorm_bytes_,
+        .misaligned = shift,
         .field = {IN(x, T * D),
-                  {AT(residual), .role = ROLE_IN, .count = T * D, .absent = !residual},
+                  {AT(residual), .role = ROLE_INPUT, MANY(T * D), .absent = !residual},
                   IN(weight, D),
-                  {AT(h), .role = ROLE_OUT, .count = T * D, .absent = !residual},
+                  {AT(h), .role = ROLE_OUTPUT, MANY(T * D), .absent = !residual},
                   OUT(y, T * D),
                   IN(dy, T * D),
-                  {AT(dh), .role = ROLE_IN, .count = T * D, .absent = !residual},
+                  {AT(dh), .role = ROLE_INPUT, MANY(T * D), .absent = !residual},
                   OUT(dx, T * D),
                   WEIGHT_GRADIENT(dweight, D)}};
-    model_part_check(cuda, reference, &test, 0);
+    check(&test, 0);
 }
 #undef TYPE
 
 #define TYPE gdn_swiglu
 static void swiglu(int64_t T, int32_t F, int shift) {
     char label[64];
-    const gdn_swiglu p = {.size = sizeof(p), .T = T, .F = F};
+    gdn_swiglu p = {.size = sizeof(p), .T = T, .F = F};
     snprintf(label, sizeof(label), "swiglu T%d F%d%s", (int)T, F, shift ? " off" : "");
-    const model_part test = {
-        PART(label), .calls = {swiglu_forward_, swiglu_backward_}, .shift = shift,
+    const device_part test = {
+        PART(label), .calls = {swiglu_forward_, swiglu_backward_}, .misaligned = shift,
         .field = {IN(x, 2 * T * F), OUT(y, T * F), IN(dy, T * F), OUT(dx, 2 * T * F)}};
-    model_part_check(cuda, reference, &test, 0);
+    check(&test, 0);
 }
 #undef TYPE
 
@@ -142,7 +123,7 @@ static void swiglu(int64_t T, int32_t F, int shift) {
 /* skip: every skip-th target is -1; 1: all, 0: none. gradients: 0 for the loss alone. */
 static void cross_entropy(int64_t T, int32_t D, int32_t vocab, int skip, int gradients) {
     char label[64];
-    const gdn_cross_entropy p = {.size = sizeof(p), .T = T, .D = D, .vocab = vocab};
+    gdn_cross_entropy p = {.size = sizeof(p), .T = T, .D = D, .vocab = vocab};
     const int64_t count = T * D, all = (int64_t)vocab * D;
     double *targets = malloc((size_t)(T + 1) * sizeof(double));
     double *x = malloc((size_t)(count + 1) * sizeof(double));
@@ -155,22 +136,21 @@ static void cross_entropy(int64_t T, int32_t D, int32_t vocab, int skip, int gra
         targets[t] = skip && t % skip == 0 ? -1 : (double)(harness_next(&random) % (uint64_t)vocab);
     for (int64_t i = 0; i < count; ++i) /* logits of deviation 3 */
         x[i] = 3 * harness_normal(&random) / sqrt((double)D);
-    const model_part test = {
+    const device_part test = {
         PART(label),
         .accumulate_offset = {gradients ? offsetof(TYPE, accumulate) : 0},
         .workspace_offset = offsetof(TYPE, workspace),
         .calls = {cross_entropy_compute_},
-        .bytes = cross_entropy_bytes,
-        .field = {
-            {AT(x), .role = ROLE_IN, .count = count, .values = x},
-            IN(weight, all),
-            {AT(targets), .kind = KIND_INT32, .role = ROLE_IN, .count = T, .values = targets},
-            {AT(loss), .kind = KIND_FP64, .role = ROLE_OUT, .count = 1, .tolerance = 2e-6},
-            {AT(token_loss), .kind = KIND_STATE, .role = ROLE_OUT, .count = T, .tolerance = 5e-6},
-            {AT(dx), .role = ROLE_OUT, .count = count, .absent = !gradients},
-            {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, .count = all,
-             .absent = !gradients}}};
-    model_part_check(cuda, reference, &test, 0);
+        .bytes = cross_entropy_bytes_,
+        .field = {{AT(x), .role = ROLE_INPUT, MANY(count), .values = x},
+                  IN(weight, all),
+                  {AT(targets), .kind = KIND_INT32, .role = ROLE_INPUT, MANY(T), .values = targets},
+                  {AT(loss), .kind = KIND_FP64, .role = ROLE_OUTPUT, MANY(1), WITHIN(2e-6)},
+                  {AT(token_loss), .kind = KIND_STATE, .role = ROLE_OUTPUT, MANY(T), WITHIN(5e-6)},
+                  {AT(dx), .role = ROLE_OUTPUT, MANY(count), .absent = !gradients},
+                  {AT(dweight), .kind = KIND_STATE, .role = ROLE_ADDED, MANY(all),
+                   .absent = !gradients}}};
+    check(&test, 0);
     free(targets);
     free(x);
 }
@@ -194,21 +174,21 @@ static void adamw(int64_t count, int scheduled, double scale, int rounded, int s
         v[i] = pow(harness_normal(&random), 2);
     snprintf(label, sizeof(label), "adamw %d%s scale %g%s", (int)count,
              scheduled ? " scheduled" : "", scale, shift ? " off" : "");
-    model_part test = {PART(label), .calls = {adamw_step_}, .shift = shift,
-                       .field = {{AT(param), .role = ROLE_UPDATED, .count = count},
-                                 {AT(m), .role = ROLE_UPDATED, .count = count},
-                                 {AT(v), .role = ROLE_UPDATED, .count = count, .values = v},
-                                 IN(grad, count),
-                                 {AT(grad_scale), .kind = KIND_FP64, .role = ROLE_IN, .count = 1,
-                                  .values = &scale},
-                                 {AT(schedule), .kind = KIND_FP64, .role = ROLE_IN, .count = 2,
-                                  .values = schedule, .absent = !scheduled},
-                                 {AT(rounded), .kind = KIND_BF16, .role = ROLE_UPDATED,
-                                  .count = count, .absent = !rounded, .tolerance = BF16}}};
+    device_part test = {PART(label), .calls = {adamw_step_}, .misaligned = shift,
+                        .field = {{AT(param), .role = ROLE_UPDATED, MANY(count)},
+                                  {AT(m), .role = ROLE_UPDATED, MANY(count)},
+                                  {AT(v), .role = ROLE_UPDATED, MANY(count), .values = v},
+                                  IN(grad, count),
+                                  {AT(grad_scale), .kind = KIND_FP64, .role = ROLE_INPUT, MANY(1),
+                                   .values = &scale},
+                                  {AT(schedule), .kind = KIND_FP64, .role = ROLE_INPUT, MANY(2),
+                                   .values = schedule, .absent = !scheduled},
+                                  {AT(rounded), .kind = KIND_BF16, .role = ROLE_UPDATED,
+                                   MANY(count), .absent = !rounded, WITHIN(BF16)}}};
     if (!isfinite(scale)) /* nothing may change */
         for (int i = 0; test.field[i].name; ++i)
-            test.field[i].tolerance = 1e-30;
-    model_part_check(cuda, reference, &test, 1);
+            test.field[i].fp32_tol = 1e-30;
+    check(&test, 1);
     free(v);
 }
 #undef TYPE
@@ -217,7 +197,7 @@ static void adamw(int64_t count, int scheduled, double scale, int rounded, int s
 static void grad_norm(int64_t count, double max_norm, double first, int shift) {
     char label[64];
     double *grad = malloc((size_t)(count + 1) * sizeof(double)), norm, scale;
-    const gdn_grad_norm p = {.size = sizeof(p), .count = count, .max_norm = max_norm};
+    gdn_grad_norm p = {.size = sizeof(p), .count = count, .max_norm = max_norm};
     harness_random random = {11};
     for (int64_t i = 0; i < count; ++i)
         grad[i] = harness_normal(&random);
@@ -225,17 +205,16 @@ static void grad_norm(int64_t count, double max_norm, double first, int shift) {
     snprintf(label, sizeof(label), "grad_norm %d, at most %g%s", (int)count, max_norm,
              shift ? " off" : "");
     if (isfinite(first)) {
-        const model_part test = {
+        const device_part test = {
             PART(label),
             .workspace_offset = offsetof(TYPE, workspace),
             .calls = {grad_norm_compute_},
-            .bytes = grad_norm_bytes,
-            .shift = shift,
-            .field = {
-                {AT(grad), .role = ROLE_IN, .count = count, .values = grad},
-                {AT(norm), .kind = KIND_FP64, .role = ROLE_OUT, .count = 1, .tolerance = 1e-13},
-                {AT(scale), .kind = KIND_FP64, .role = ROLE_OUT, .count = 1, .tolerance = 1e-13}}};
-        model_part_check(cuda, reference, &test, 1);
+            .bytes = grad_norm_bytes_,
+            .misaligned = shift,
+            .field = {{AT(grad), .role = ROLE_INPUT, MANY(count), .values = grad},
+                      {AT(norm), .kind = KIND_FP64, .role = ROLE_OUTPUT, MANY(1), WITHIN(1e-13)},
+                      {AT(scale), .kind = KIND_FP64, .role = ROLE_OUTPUT, MANY(1), WITHIN(1e-13)}}};
+        check(&test, 1);
     } else {
         gdn_grad_norm q = p;
         float *device;
@@ -320,12 +299,9 @@ static void outside(void) {
 }
 
 int main(void) {
-    gdn_context_config config = GDN_CONTEXT_CONFIG_INIT;
     cuda = gpu_context();
     if (!cuda)
         return 77;
-    config.backend = GDN_BACKEND_REFERENCE;
-    GDN(gdn_context_create(&reference, &config));
     refusals();
     outside();
     linear(1, 64, 64, 0);
@@ -385,7 +361,6 @@ int main(void) {
     grad_norm((1 << 22) + 3, 1e9, 0.5, 0);
     grad_norm(4099, 1, (double)NAN, 0);
     grad_norm(4099, 0, (double)INFINITY, 0);
-    gdn_context_destroy(reference);
     gdn_context_destroy(cuda);
     return harness_finish();
 }
