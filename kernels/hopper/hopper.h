@@ -24,11 +24,21 @@ cudaError_t launch_forward(const Arguments &a, cudaStream_t stream);
 // Both in one, for a call that keeps nothing for backward and cuts nothing.
 cudaError_t launch_fused(const Arguments &a, cudaStream_t stream);
 
+// The same for short sequences, from cu_seqlens to zeros in rows of no sequence: it reads no
+// tables.
+cudaError_t launch_fused_queue(const Arguments &a, cudaStream_t stream);
+
 // Whether that is faster, by measurement (README.md): from 64 (sequence, v-head) pairs, or where
 // few v-heads share a k-head, from 32.
 inline bool fused_pays(const Arguments &a) {
     const int64_t pairs = a.N * a.Hv;
     return pairs >= 64 || (a.N == 1 && pairs >= 32 && a.Hv < 4 * a.Hk);
+}
+
+// Whether the queue is faster than that: sequences are short on average (README.md). It reads the
+// first states through the bulk copy engine.
+inline bool fused_queue_pays(const Arguments &a) {
+    return a.T <= 2048 * a.N && reinterpret_cast<uintptr_t>(a.initial_state) % 16 == 0;
 }
 // The exact pass of a forward's plan: states at the borders, if `states`, and transfer matrices.
 cudaError_t launch_exact(const Arguments &a, bool states, cudaStream_t stream);

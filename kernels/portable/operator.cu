@@ -1,7 +1,7 @@
 // The portable backend's operator: lays out workspace and `saved`, then enqueues the stages.
 //
 //     forward            index, [normalise], prepare, [plan, exact, scan], forward chain, [padding];
-//                        or one kernel in place of prepare and the chain
+//                        or one kernel in place of prepare and the chain, or of all but normalise
 //     backward           index, [normalise], prepare unless saved, [plan, exact, scan], chains,
 //                        gradients, [sum of the splits], [through the norm], [ends], [padding]
 //     segment_forward    index, [normalise], prepare, chain of states of the last sequence;
@@ -121,7 +121,10 @@ class Operator {
         a_.o = tensor<T>(t_.o, p_.o_strides);
         a_.initial_state = static_cast<const float *>(t_.initial_state);
         a_.final_state = static_cast<float *>(t_.final_state);
-        GDNI_CUDA_TRY(begin(stream));
+        const bool queue = fused() && hopper::fused_queue_pays(a_);
+        GDNI_CUDA_TRY(begin(stream, !queue));
+        if (queue)
+            return hopper::launch_fused_queue(a_, stream);
         if (fused()) {
             GDNI_CUDA_TRY(hopper::launch_fused(a_, stream));
             return padding(stream);
@@ -301,7 +304,7 @@ class Operator {
         return keys;
     }
 
-    cudaError_t begin(cudaStream_t stream) {
+    cudaError_t begin(cudaStream_t stream, bool index = true) {
         if (upload_) {
             GDNI_CUDA_TRY(launch_upload(cu_, t_.cu_seqlens, p_.N + 1, stream));
             a_.cu_seqlens = cu_;
@@ -314,7 +317,7 @@ class Operator {
             GDNI_CUDA_TRY(launch_normalise<T>(a_, a_.k, p_.Hk, k_normed_, stream));
             a_.k = dense<T>(k_normed_, p_.Hk, p_.K);
         }
-        return launch_index(a_, CHUNK<T>, stream);
+        return index ? launch_index(a_, CHUNK<T>, stream) : cudaSuccess;
     }
 
     bool hopper_backward() const {

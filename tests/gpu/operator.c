@@ -7,6 +7,9 @@
 static const int64_t packed[] = {0, 0, 1, 64, 64, 129, 193, 200};
 static const int64_t padded[] = {0, 70, 131};
 static const int64_t empty[] = {0, 0, 0, 0};
+/* With four v-heads more than a device has pairs of multiprocessors. */
+static const int64_t several[] = {0,   0,   64,  65,  195, 323, 323, 451,  500,
+                                  564, 630, 637, 701, 829, 830, 958, 1086, 1150};
 
 /* 4000 sequences of 1 to 60 tokens; filled in by main. */
 enum {
@@ -78,6 +81,13 @@ static const gpu_case cases[] = {
     {"fp32.K16.V16", F, 70, 1, NULL, 1, 3, 16, 16, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
     {"fp32.K256.V256", F, 100, 1, NULL, 1, 1, 256, 256, GATES_WEAK, KEYS_UNIT, 1, 0, 0, 0},
     {"fp32.K160.V96", F, 100, 1, NULL, 1, 2, 160, 96, GATES_NORMAL, KEYS_UNIT, 1, 0, 0, 0},
+    {"bf16.several", B, 1160, 17, several, 2, 4, 128, 128, GATES_MIXED, KEYS_UNIT, 1, 0, 0, 0},
+    {"bf16.several.host", B, 1150, 17, several, 1, 6, 128, 128, GATES_NORMAL, KEYS_UNIT, 0, 0, 0,
+     GDN_FLAG_CU_SEQLENS_HOST},
+    {"bf16.several.strided", B, 1163, 17, several, 4, 4, 128, 128, GATES_WEAK, KEYS_UNIT, 1, 1, 8,
+     GDN_FLAG_L2NORM_QK},
+    {"bf16.several.equal", B, 2240, 35, NULL, 2, 4, 128, 128, GATES_NONE, KEYS_CORRELATED, 1, 0, 0,
+     0},
 };
 
 /* Bit by bit. */

@@ -244,18 +244,19 @@ struct Tiles {
     }
 };
 
-// Rows that belong to no sequence, and gaps between rows, must be as they were.
+// Gaps between rows must be as they were, and rows that belong to no sequence too, or zeros.
 void check_untouched(const Problem &p, const char *name, const char *what, const Array<bf16> &x,
-                     int64_t row, int heads) {
+                     int64_t row, int heads, bool zeroed = false) {
     const std::vector<bf16> values = x.get();
     for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
         const int64_t token = i / row, column = i % row % (D + p.c.pad);
         uint16_t bits;
         std::memcpy(&bits, &values[i], 2);
-        const bool inside = i % row < heads * (D + p.c.pad) && column < D && token < p.c.cu[p.N];
-        if (!inside && bits != 0xffff) {
-            std::fprintf(stderr, "%s: %s was written outside of the sequences, at %lld\n", name,
-                         what, static_cast<long long>(i));
+        const bool gap = i % row >= heads * (D + p.c.pad) || column >= D;
+        const bool inside = !gap && token < p.c.cu[p.N];
+        if (!inside && bits != (zeroed && !gap ? 0 : 0xffff)) {
+            std::fprintf(stderr, "%s: %s was %s outside of the sequences, at %lld\n", name, what,
+                         zeroed && !gap ? "not zeroed" : "written", static_cast<long long>(i));
             ++failures;
             return;
         }

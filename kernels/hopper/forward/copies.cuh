@@ -104,6 +104,19 @@ __device__ __forceinline__ void forward_load(const Arguments &a, const ForwardMa
     }
 }
 
+// One warp: `rows` rows of a tile of O. Those behind a sequence's last are somebody else's.
+__device__ __forceinline__ void store_rows(const Arguments &a, int token, int rows, int head,
+                                           int half, uint32_t from) {
+#pragma unroll 1
+    for (int p = thread_index() % 32; p < rows * 8; p += 32) {
+        const int row = p / 8, piece = p % 8;
+        const uint4 x = load_shared_uint4(from + swizzled(row, piece));
+        __nv_bfloat16 *to = row_pointer<__nv_bfloat16>(a.o, token + row, head);
+        reinterpret_cast<uint4 *>(to + half * 64)[piece] = x;
+    }
+    __syncwarp();
+}
+
 // One warp writes out what its warpgroup has left in shared memory.
 template <typename Shape>
 __device__ __forceinline__ void forward_store(const Arguments &a, const ForwardMaps &maps,
@@ -143,15 +156,7 @@ __device__ __forceinline__ void forward_store(const Arguments &a, const ForwardM
                     if (lane == 0)
                         cp_async_bulk_tensor_store(maps.o, token, half, work.head, from);
                 } else {
-                    // The rows behind the sequence's last are somebody else's.
-#pragma unroll 1
-                    for (int p = thread_index() % 32; p < work.tail * 8; p += 32) {
-                        const int row = p / 8, piece = p % 8;
-                        const uint4 x = load_shared_uint4(from + swizzled(row, piece));
-                        __nv_bfloat16 *to = row_pointer<__nv_bfloat16>(a.o, token + row, work.head);
-                        reinterpret_cast<uint4 *>(to + half * 64)[piece] = x;
-                    }
-                    __syncwarp();
+                    store_rows(a, token, work.tail, work.head, half, from);
                 }
             }
             release(buffer);

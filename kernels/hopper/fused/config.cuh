@@ -2,6 +2,7 @@
 //
 //                             bytes             lives from .. to
 //     K, Q, 4 chunks          16384 16384       its load .. S' and S^T Q^T of its chunk
+//       or, in a queue, an item's first S         its load .. the last chunk of the item before
 //     V, 2 chunks             8192              its load .. R of its chunk
 //     O                       2 x 8192          stmatrix .. the end of its store
 //     slot, 3 chunks                            the tiles' warpgroup or its copy .. P D of its chunk
@@ -9,6 +10,7 @@
 //     gate vectors, two       2 x 2176          the gates' warp .. the tiles of their chunk
 //     diagonal blocks, four   4 x 1280          N, then T_II
 //     factors                 11 x 512          blocks of T and W, from warp to warp
+//     items of a queue        2 x 32            the warp that loads K and Q .. all roles have read it
 #pragma once
 
 #include "hopper/prepare/config.cuh"
@@ -45,6 +47,7 @@ struct FusedShape {
     // Barriers, eight bytes each.
     //     full        [stage]  a warp, the copies' bytes      chain, tiles
     //     empty       [stage]  4 warps of the chain           the warp that loads K and Q
+    //                          and, in a queue, 4 of the tiles
     //     value full  [2]      a warp, the copy's bytes       chain
     //     value empty [2]      4 warps of the chain           the warp that loads V
     //     tail        [2]      the copies' bytes              either warp: it clears rows
@@ -54,6 +57,8 @@ struct FusedShape {
     //     slot empty  [slot]   4 warps of either CTA's chain  tiles, of the CTA that fills it next
     //     gates full  [2]      a warp                         tiles
     //     gates empty [2]      4 warps of the tiles           gates' warp
+    //     item full   [2]      1                              all other warps
+    //     item empty  [2]      the lanes of all other warps   the warp that loads K and Q
     static constexpr int BARRIERS_AT = FACTORS_AT + FACTORS * 512;
     enum Barrier {
         FULL = 0,
@@ -67,10 +72,14 @@ struct FusedShape {
         SLOT_EMPTY = SLOT_FULL + SLOTS,
         GATES_FULL = SLOT_EMPTY + SLOTS,
         GATES_EMPTY = GATES_FULL + 2,
-        BARRIERS = GATES_EMPTY + 2
+        ITEM_FULL = GATES_EMPTY + 2,
+        ITEM_EMPTY = ITEM_FULL + 2,
+        BARRIERS = ITEM_EMPTY + 2
     };
-    static constexpr int BYTES = BARRIERS_AT + 8 * BARRIERS;
+    static constexpr int ITEM = 32, ITEMS_AT = (BARRIERS_AT + 8 * BARRIERS + 15) / 16 * 16;
+    static constexpr int BYTES = ITEMS_AT + 2 * ITEM;
     static_assert(SLOT % 1024 == 0 && VECTORS_AT % 16 == 0 && FACTORS_AT % 16 == 0, "");
+    static_assert(STAGE == HEAD_DIM * 64 * 4, "a stage holds half a state");
     static_assert(BYTES <= 232448, "more shared memory than a CTA may have");
 };
 

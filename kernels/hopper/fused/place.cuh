@@ -58,6 +58,15 @@ struct ForwardPlace<FusedShape> {
     __device__ uint32_t gates_empty(int b) const {
         return barrier(Shape::GATES_EMPTY + b);
     }
+    __device__ uint32_t item(int b) const {
+        return base + Shape::ITEMS_AT + b * Shape::ITEM;
+    }
+    __device__ uint32_t item_full(int b) const {
+        return barrier(Shape::ITEM_FULL + b);
+    }
+    __device__ uint32_t item_empty(int b) const {
+        return barrier(Shape::ITEM_EMPTY + b);
+    }
 };
 using FusedPlace = ForwardPlace<FusedShape>;
 
