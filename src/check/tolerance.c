@@ -5,6 +5,7 @@
  *   fp64        1e-10          1e-10                            1e-10               1e-10
  *   fp32        2e-5           4e-5                             2e-5                2e-5
  *   bf16, fp16  1e-2           2e-2                             2e-2                5e-3
+ *               in_proj_a, in_proj_b: 4e-2, scale error 2e-2
  *
  * fp64        Two orders of summation of the float64 recurrence differ by 1e-14 or so on the
  *             named test cases; 1e-10 leaves room for long sequences and finds any wrong term.
@@ -23,12 +24,13 @@
  * every dtype. In fp64 the noise is so far below the tolerance that every head keeps it.
  *
  * A layer in 16 bits rounds what its parts hand on, some ten times on the way to a weight's
- * gradient: up to 1.5e-2 was seen (in_proj_a, D 256, 301 tokens). Its A_log and dt_bias are one sum
- * over the tokens a head, dg times something, whose terms cancel. An error of dg within its
- * tolerance moves the sum by at most that share of |dg| |something|: the gradient check, which
- * knows both, measures against this or against the sum, whichever is larger. A comparison of
- * results does not know them and wants 1e-1 of the whole. Neither finds a factor of 1% there; a
- * check in fp32 does.
+ * gradient, and gets twice what the operator does: up to 1.3e-2 was seen (conv1d, D 64, 301
+ * tokens), and in in_proj_a and in_proj_b, products of dg and dbeta with x, 2.1e-2, of one sign in
+ * all elements up to 5.5e-3. A_log and dt_bias are one sum over the tokens a head, dg times
+ * something, whose terms cancel. An error of dg within its tolerance moves the sum by at most that
+ * share of |dg| |something|: the gradient check, which knows both, measures against this or against
+ * the sum, whichever is larger. A comparison of results does not know them and wants 1e-1 of the
+ * whole. In these four a factor of 1% is found in fp32.
  */
 #include "check.h"
 
@@ -57,6 +59,11 @@ static int is_of_layer(const char *name) {
     return 0;
 }
 
+/* What the gate's gradients, one number a token and head, are multiplied with. */
+static int is_gate_projection(const char *name) {
+    return !strcmp(name, "in_proj_a") || !strcmp(name, "in_proj_b");
+}
+
 static int is_sum(const char *name) {
     return !strcmp(name, "A_log") || !strcmp(name, "dt_bias");
 }
@@ -70,6 +77,8 @@ double gdn_check_default_tolerance(const char *name, gdn_dtype dtype) {
         return twice * 2e-5;
     case GDN_DTYPE_BF16:
     case GDN_DTYPE_FP16:
+        if (name && is_gate_projection(name))
+            return 4e-2;
         return name && is_of_layer(name) ? 2e-2 : twice * 1e-2;
     }
     return 0;
@@ -102,6 +111,9 @@ gdn_status gdni_compare_standing(const gdni_shape *shape, const double *got, con
                                  gdn_dtype dtype, double factor, const char *against,
                                  gdn_check_report *report) {
     const double quantum = gdni_tensor_quantum(shape->name, dtype);
+    const double scale = gdn_dtype_size(dtype) == 2 && is_gate_projection(shape->name)
+                             ? 2e-2
+                             : gdni_scale_tolerance(dtype);
     gdn_check_tensor t = {sizeof(t),
                           shape->name,
                           got,
@@ -110,7 +122,7 @@ gdn_status gdni_compare_standing(const gdni_shape *shape, const double *got, con
                           {shape->shape[0], shape->shape[1], shape->shape[2], shape->shape[3]},
                           shape->head_axis,
                           factor * gdn_check_default_tolerance(shape->name, dtype),
-                          factor * gdni_scale_tolerance(dtype),
+                          factor * scale,
                           NULL};
     const int64_t heads = shape->head_axis < 0 ? 1 : shape->shape[shape->head_axis];
     if (shape->head_axis >= 0 && heads > 0 && shape->count / heads < FEW_ELEMENTS &&
@@ -123,7 +135,7 @@ gdn_status gdni_compare_standing(const gdni_shape *shape, const double *got, con
         }
         GDN_TRY(gdni_compare(&t, quantum, against, report));
         t.head_axis = shape->head_axis;
-        t.tolerance = t.scale_tolerance = factor * WRONG_FACTOR;
+        t.tolerance = t.scale_tolerance = factor * fmax(scale, WRONG_FACTOR);
     }
     return gdni_compare(&t, quantum, against, report);
 }
