@@ -35,7 +35,9 @@ configure() { # folder, options
     }
     sed -n '/libgdn/,$p' "$folder.log" | grep -E 'libgdn|: o|sanit' || true
 }
-compile() { cmake --build "$1" -j "$jobs" -- --no-print-directory -s; }
+compile() { # folder, targets
+    cmake --build "$1" -j "$jobs" ${2:+--target "${@:2}"} -- --no-print-directory -s
+}
 mkdir -p build
 
 step "build"
@@ -47,7 +49,10 @@ if command -v nvcc >/dev/null; then
     # One architecture: all of them take six minutes on two cores.
     configure build/test-cuda -DGDN_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a-real -DGDN_PTXAS_LOG=ON \
         -DGDN_BUILD_EXAMPLES=OFF
-    compile build/test-cuda
+    # What the other builds do not have.
+    mapfile -t targets < <(cmake --build build/test-cuda --target help |
+        sed -n 's/^\.\.\. \(gdn_cli\|test_gpu_.*\|test_dist_.*\|bench_.*\)$/\1/p')
+    compile build/test-cuda "${targets[@]}"
     build/test-cuda/bin/gdn info
     ctest --test-dir build/test-cuda -R '^src\.spills' --output-on-failure --no-tests=error
 else
@@ -55,7 +60,7 @@ else
 fi
 
 step "tests"
-ctest --test-dir build/test -L "$labels" -LE "$exclude" --output-on-failure --no-tests=error
+ctest --test-dir build/test -j "$jobs" -L "$labels" -LE "$exclude" --output-on-failure --no-tests=error
 
 step "build with ASan and UBSan"
 # With the serial HDF5, where the other build has the parallel one.
@@ -66,6 +71,6 @@ compile build/test-sanitize
 # Leaks of OpenMP's and HDF5's own pools are not ours to find; everything else stays on.
 step "tests under ASan and UBSan"
 ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-    ctest --test-dir build/test-sanitize -L 'cpu|dist' -LE 'slow|unsanitized' --output-on-failure --no-tests=error
+    ctest --test-dir build/test-sanitize -j "$jobs" -L 'cpu|dist' -LE 'slow|unsanitized' --output-on-failure --no-tests=error
 
 step "done"
