@@ -1,8 +1,9 @@
 /*
  * A plan, and how its calls divide the caller's memory.
  *
- *   workspace   the backend's, a segment pass's where it runs beside the main kernels, then rows of entry and exit states, mail, N and the bounds; on a
- *               device what its kernels decide from, in place of mail and bounds
+ *   workspace   the backend's, a segment pass's where it runs beside the main kernels, then rows of
+ *               entry and exit states, mail, N and the bounds; on a device what its kernels decide
+ *               from, in place of mail and bounds
  *   saved       decisions, log decays, entry state, M (of a sequence that passes through; on a
  *               device exp(log_decay) M, and no log decays), then the backend's
  */

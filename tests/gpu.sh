@@ -69,8 +69,9 @@ dist() {
 }
 
 # racecheck follows what a thread's own arrival at an mbarrier publishes, not what its warp did before a __syncwarp. Hence
-# all lanes arrive where a kernel says that memory is free again. In fused_kernel, which none of these cases runs, a lane
-# still arrives for its warp at barriers of another CTA, and racecheck reports what lies in its slots.
+# all lanes arrive where a kernel says that memory is free again. In fused_kernel and fused_queue_kernel, which none of
+# these cases runs, a lane still arrives for its warp at barriers of another CTA, and racecheck reports what lies in its
+# slots.
 #
 # Every sixteenth case, and every tenth of cut sequences: each launch is replayed many times. All runs side by side, as
 # the device is hardly used; each one's output stays in a file of its own.
